@@ -1,0 +1,1 @@
+"""Speech recognition for languages nobody has trained for."""
