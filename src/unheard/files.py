@@ -5,11 +5,17 @@ import hashlib
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unheard.errors import ConfigError, FormatError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -165,121 +171,95 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a lock file, so that two processes do not write to one folder.
 
-    The file names its owner by process id and host. A lock whose owner runs on this host is
-    respected; one whose owner is dead is taken over. A lock of another host cannot be checked
-    and is respected.
+    The operating system holds the lock and drops it when its owner ends, however it ends: a lock
+    file that a killed process left behind is taken over. The file names its owner by process id
+    and host, for the message to whoever comes second. Child processes do not share the lock.
 
     Args:
         path: the lock file; its folder is made.
 
     Raises:
-        ConfigError: if a live process, or one of another host, holds the lock.
+        ConfigError: if another process, or this one, holds the lock.
     """
-    target = Path(path)
+    target = Path(path).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    owner = {"process": os.getpid(), "host": socket.gethostname(), "started": _start_ticks()}
-    content = json.dumps(owner).encode()
-    while not _create_exclusively(target, content):
-        holder = _read_lock(target)
-        if holder is None:
-            # Its owner let go, or died before it could write its name: an unreadable lock is
-            # moved aside under a name of our own, so that only one taker wins.
-            _set_aside(target)
-            continue
-        process, host, started = holder
-        if host != owner["host"] or _is_running(process, started):
-            raise ConfigError(
-                f"{target.parent} is in use by process {process} on {host}: expected no other "
-                f"writer (lock file {target}). Wait for it to end, or choose another folder; if "
-                "that process is gone, delete the lock file."
-            )
-        _set_aside(target)
+    if target in _HELD:
+        # Opening and closing the file once more would drop the lock this process has.
+        raise _in_use(target, json.dumps(_owner()).encode())
+    descriptor = _acquire(target)
+    _HELD.add(target)
     try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_owner()).encode())
         yield
     finally:
-        target.unlink(missing_ok=True)
+        _HELD.discard(target)
+        # Removed while still locked, so that nobody locks a file that is about to go; an open
+        # file cannot be removed on Windows, where an empty lock file stays behind.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            target.unlink()
+        os.close(descriptor)
 
 
-def _create_exclusively(target: Path, content: bytes) -> bool:
-    """Create a file that appears with its whole content; False if there is one already."""
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(content)
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    except OSError:
-        # A file system without hard links (FAT, some network shares).
+_HELD: set[Path] = set()
+"""Lock files this process holds: the system's locks do not exclude their own process."""
+
+
+def _acquire(target: Path) -> int:
+    """Open and lock a file that is still the one at `target`; return its descriptor."""
+    while True:
+        descriptor = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            with target.open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+            _lock(descriptor)
+        except (BlockingIOError, PermissionError):
+            content = os.read(descriptor, 4096)
+            os.close(descriptor)
+            raise _in_use(target, content) from None
+        # The owner before us may have removed the file between our open and our lock.
+        if target.exists() and os.path.samestat(os.fstat(descriptor), target.stat()):
+            return descriptor
+        os.close(descriptor)
 
 
-def _set_aside(target: Path) -> None:
-    """Remove a stale lock; of several processes that try, one succeeds and none fails."""
-    aside = target.with_name(f"{target.name}.tmp-{os.getpid()}-stale")
-    with contextlib.suppress(FileNotFoundError):
-        target.rename(aside)
-        aside.unlink(missing_ok=True)
+def _lock(descriptor: int) -> None:
+    """Lock an open file for this process, or raise at once."""
+    if sys.platform == "win32":
+        # Beyond the content, which others must be able to read.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _read_lock(target: Path) -> tuple[int, str, int | None] | None:
-    """Return (process, host, start tick) of a lock, or None when it is gone or unreadable."""
+def _owner() -> dict[str, Any]:
+    """Name this process."""
+    return {"process": os.getpid(), "host": socket.gethostname()}
+
+
+def _in_use(target: Path, content: bytes) -> ConfigError:
+    """Say who holds a lock, as far as its file tells."""
     try:
-        data = json.loads(target.read_bytes())
-        return int(data["process"]), str(data["host"]), data.get("started")
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _is_running(process: int, started: int | None) -> bool:
-    """Whether a process of this host lives and is the one that started then."""
-    if os.name == "nt":
-        return _is_running_windows(process)
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    now = _start_ticks(process)
-    return started is None or now is None or now == started
-
-
-def _is_running_windows(process: int) -> bool:
-    """Ask Windows for a handle; os.kill with signal 0 would end the process there."""
-    import ctypes
-
-    synchronize = 0x0010_0000
-    kernel32 = ctypes.windll.kernel32  # pyright: ignore[reportAttributeAccessIssue]
-    handle = kernel32.OpenProcess(synchronize, False, process)
-    if not handle:
-        return False
-    kernel32.CloseHandle(handle)
-    return True
-
-
-def _start_ticks(process: int | None = None) -> int | None:
-    """Return when a process started [clock ticks since boot], where the system tells.
-
-    A process id is used again after a while; with its start time it is not.
-    """
-    try:
-        stat = Path(f"/proc/{process or os.getpid()}/stat").read_text()
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
+        holder = json.loads(content)
+        name = f"process {holder['process']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        name = "another process"
+    return ConfigError(
+        f"{target.parent} is in use by {name}: expected no other writer (lock file {target}). "
+        "Wait for it to end, or choose another folder."
+    )
 
 
 def _dump_json(data: Any, *, indent: int | None = None) -> str:
-    """Serialise strictly: no NaN, no infinity, keys as given, any script readable."""
+    """Serialise strictly: no NaN, no infinity, any script readable.
+
+    File names that are not UTF-8 hold lone surrogates, which only an escape can carry.
+    """
     try:
-        return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            text = json.dumps(data, allow_nan=False, indent=indent)
+        return text
     except (TypeError, ValueError) as error:
         raise FormatError(
             f"Cannot write as JSON: {error}. Expected plain data: text, finite numbers, lists, "
