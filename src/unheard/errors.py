@@ -1,0 +1,112 @@
+"""Every error this package raises on purpose.
+
+    UnheardError
+    ├── ConfigError           a setting is unknown, missing or out of range
+    ├── AudioError            a recording cannot be read; `reason` is a short code
+    ├── ManifestError         a line of a manifest or transcript table is wrong
+    ├── AlphabetError         a text does not fit an alphabet, or an alphabet is malformed
+    ├── ShapeError            a tensor has another shape than its contract says
+    ├── FormatError           a file is not of the format it should be
+    ├── CheckpointError       stored weights do not fit the model they are for
+    ├── TrainingDivergedError a loss or gradient stopped being finite
+    └── MissingExtraError     an optional dependency is not installed
+
+A message says what happened, what was expected, what was found and where, and what to do.
+"""
+
+from collections.abc import Iterable
+
+
+class UnheardError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ConfigError(UnheardError):
+    """A setting is unknown, missing or out of range."""
+
+
+class AudioError(UnheardError):
+    """A recording cannot be read.
+
+    Attributes:
+        reason: short stable code for dead-letter files, such as "unreadable", "no_audio_stream",
+            "codec_not_allowed", "sample_rate", "channels", "too_long", "not_regular",
+            "permission", "vanished".
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ManifestError(UnheardError):
+    """A line of a manifest or of a transcript table is wrong."""
+
+
+class AlphabetError(UnheardError):
+    """A text does not fit an alphabet, or an alphabet is malformed."""
+
+
+class ShapeError(UnheardError):
+    """A tensor has another shape than its contract says."""
+
+
+class FormatError(UnheardError):
+    """A file is not of the format it should be."""
+
+
+class CheckpointError(UnheardError):
+    """Stored weights do not fit the model they are for.
+
+    Attributes:
+        missing: names the model has and the file lacks.
+        unexpected: names the file has and the model lacks.
+        mismatched: names whose shapes differ, as "name: expected (..), found (..)".
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: Iterable[str] = (),
+        unexpected: Iterable[str] = (),
+        mismatched: Iterable[str] = (),
+    ) -> None:
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.mismatched = tuple(mismatched)
+        parts = [message]
+        for title, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("mis-shaped", self.mismatched),
+        ):
+            if names:
+                parts.append(f"{title}: {shorten(names)}")
+        super().__init__(" ".join(parts))
+
+
+class TrainingDivergedError(UnheardError):
+    """A loss or gradient stopped being finite for too many steps in a row."""
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class MissingExtraError(UnheardError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f'{purpose} needs the package "{module}", which is not installed. '
+            f'Install it with: pip install "unheard[{extra}]"'
+        )
+        self.extra = extra
+
+
+def shorten(names: Iterable[str], *, limit: int = 5) -> str:
+    """Join at most `limit` names and count the rest: "a, b and 37 more"."""
+    listed = list(names)
+    shown = ", ".join(listed[:limit])
+    return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"

@@ -1,0 +1,141 @@
+"""The feature encoder f: X -> Z, convolutions from the waveform to one vector every 20 ms.
+
+Source: Baevski et al. 2020, sec. 2 "Feature encoder"; fairseq models/wav2vec/wav2vec2.py
+`ConvFeatureExtractionModel` @ 3d262bb.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unheard.models.config import ConvLayer, EncoderConfig
+from unheard.models.strided_conv import strided_conv
+from unheard.tensors import conv_lengths, padding_mask
+
+Padding = Literal["masked", "zeros"]
+"""How padding enters statistics: see `unheard.audio.signal.InputSpec`."""
+
+
+class FeatureEncoder(nn.Module):
+    """Convolution blocks: convolution, norm (all or only the first), GELU."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        in_channels = 1
+        blocks: list[nn.Module] = []
+        for number, layer in enumerate(config.conv_layers):
+            norm: ChannelNorm | TimeNorm | None = None
+            if config.conv_norm == "layer":
+                norm = ChannelNorm(layer.channels, epsilon=config.norm_epsilon)
+            elif number == 0:
+                norm = TimeNorm(layer.channels, epsilon=config.norm_epsilon)
+            blocks.append(ConvBlock(in_channels, layer, norm=norm, bias=config.conv_bias))
+            in_channels = layer.channels
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self, samples: Tensor, lengths: Tensor | None, *, padding: Padding = "masked"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Turn samples into frames.
+
+        Args:
+            samples: (batch, samples), padded with zeros where `lengths` is shorter.
+            lengths: (batch,) [samples], or None when nothing is padded.
+            padding: whether padded time enters the statistics of a group norm.
+
+        Returns:
+            frames (batch, frames, channels) and their lengths (batch,) [frames] or None.
+        """
+        frames = samples[:, :, None]  # (batch, samples) -> (batch, samples, 1)
+        for block in self.blocks:
+            frames, lengths = block(frames, lengths, padding=padding)
+        return frames, lengths
+
+
+class ConvBlock(nn.Module):
+    """Convolution, optional norm, GELU, on (batch, time, channels)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        layer: ConvLayer,
+        *,
+        norm: "ChannelNorm | TimeNorm | None",
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.kernel = layer.kernel
+        self.stride = layer.stride
+        self.weight = nn.Parameter(torch.empty(layer.channels, in_channels, layer.kernel))
+        self.bias = nn.Parameter(torch.zeros(layer.channels)) if bias else None
+        self.norm = norm
+        nn.init.kaiming_normal_(self.weight)
+
+    def forward(
+        self, frames: Tensor, lengths: Tensor | None, *, padding: Padding
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply to (batch, time, in_channels); returns frames and lengths of the output rate."""
+        if torch.is_autocast_enabled(frames.device.type):
+            frames = frames.to(torch.get_autocast_dtype(frames.device.type))
+        frames = strided_conv(frames, self.weight, self.bias, stride=self.stride)
+        if lengths is not None:
+            lengths = conv_lengths(lengths, kernel=self.kernel, stride=self.stride)
+        if isinstance(self.norm, ChannelNorm):
+            frames = self.norm(frames)
+        elif isinstance(self.norm, TimeNorm):
+            frames = self.norm(frames, lengths if padding == "masked" else None)
+        return F.gelu(frames), lengths
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each frame (the "layer" kind)."""
+
+    def __init__(self, channels: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.epsilon = epsilon
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Normalise (batch, time, channels) over the last axis; sums are kept in float32."""
+        return F.layer_norm(
+            frames,
+            (frames.shape[-1],),
+            self.weight.to(frames.dtype),
+            self.bias.to(frames.dtype),
+            self.epsilon,
+        )
+
+
+class TimeNorm(nn.Module):
+    """Group norm with one channel a group: each channel normalised over time.
+
+    With lengths, the statistics run over real frames only. That makes an utterance's result
+    independent of what it was batched with, which the original is not (docs/architecture.md).
+    """
+
+    def __init__(self, channels: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.epsilon = epsilon
+
+    def forward(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
+        """Normalise (batch, time, channels) over time, in float32 or wider.
+
+        Args:
+            lengths: (batch,) real frames, or None to count every frame.
+        """
+        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
+        if lengths is None:
+            variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
+        else:
+            is_padding = padding_mask(lengths, frames.shape[1])[:, :, None]
+            count = lengths.clamp_min(1).to(wide.dtype)[:, None, None]
+            mean = wide.masked_fill(is_padding, 0).sum(dim=1, keepdim=True) / count
+            variance = (wide - mean).masked_fill(is_padding, 0).square().sum(dim=1, keepdim=True)
+            variance = variance / count
+        scale = self.weight * torch.rsqrt(variance + self.epsilon)
+        return ((wide - mean) * scale + self.bias).to(frames.dtype)

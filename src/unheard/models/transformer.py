@@ -1,0 +1,199 @@
+"""The context network g: Z -> C, a Transformer with a convolutional position signal.
+
+Source: Baevski et al. 2020, sec. 2 "Contextualized representations with Transformers"; fairseq
+models/wav2vec/wav2vec2.py `TransformerEncoder`, `TransformerSentenceEncoderLayer` @ 3d262bb.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unheard.models.config import EncoderConfig
+from unheard.tensors import padding_mask
+
+
+class Transformer(nn.Module):
+    """Positional convolution, layer norm before or after all layers, and the layers."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.dropout = config.dropout
+        self.layer_drop = config.layer_drop
+        self.positional = PositionalConv(
+            config.dim, kernel=config.positional_kernel, groups=config.positional_groups
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_epsilon)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+
+    def forward(
+        self,
+        frames: Tensor,
+        lengths: Tensor | None,
+        *,
+        generator: torch.Generator | None = None,
+        keep_layers: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Put every frame into the context of the whole utterance.
+
+        Args:
+            frames: (batch, frames, dim).
+            lengths: (batch,) [frames], or None when nothing is padded.
+            generator: draws the skipped layers in training when `layer_drop` is above zero.
+            keep_layers: also return the input of the first layer and the output of each.
+
+        Returns:
+            (batch, frames, dim), and the kept layers, layers + 1 tensors, or an empty list.
+        """
+        is_padding = None
+        if lengths is not None:
+            is_padding = padding_mask(lengths, frames.shape[1])
+            frames = frames.masked_fill(is_padding[:, :, None], 0)
+        frames = frames + self.positional(frames)
+        if not self.norm_first:
+            frames = self.norm(frames)
+        frames = F.dropout(frames, self.dropout, self.training)
+        kept = [frames] if keep_layers else []
+        skipped = self._draw_skipped(generator)
+        for layer, skip in zip(self.layers, skipped, strict=True):
+            if not skip:
+                frames = layer(frames, is_padding)
+            if keep_layers:
+                kept.append(frames)
+        if self.norm_first:
+            frames = self.norm(frames)
+        return frames, kept
+
+    def _draw_skipped(self, generator: torch.Generator | None) -> list[bool]:
+        """Draw which layers this pass skips (LayerDrop, Fan et al. 2020); none in evaluation."""
+        if not self.training or self.layer_drop == 0:
+            return [False] * len(self.layers)
+        device = generator.device if generator is not None else torch.device("cpu")
+        draws = torch.rand(len(self.layers), generator=generator, device=device)
+        return (draws < self.layer_drop).tolist()
+
+
+class PositionalConv(nn.Module):
+    """A grouped convolution over time whose output is added to the frames as position signal.
+
+    The kernel is weight-normalised over output and input channels, with one gain a tap.
+    """
+
+    def __init__(self, dim: int, *, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.groups = groups
+        weight = torch.empty(dim, dim // groups, kernel)
+        nn.init.normal_(weight, mean=0.0, std=math.sqrt(4.0 / (kernel * dim)))
+        self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
+        self.weight_v = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def kernel_weight(self) -> Tensor:
+        """The effective kernel g v / |v|, (dim, dim / groups, kernel)."""
+        return self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (batch, frames, dim) to a position signal of the same shape."""
+        frames_last = frames.transpose(1, 2)  # -> (batch, dim, frames)
+        signal = F.conv1d(
+            frames_last,
+            self.kernel_weight().to(frames.dtype),
+            self.bias.to(frames.dtype),
+            padding=self.kernel // 2,
+            groups=self.groups,
+        )
+        if self.kernel % 2 == 0:
+            signal = signal[:, :, :-1]  # an even kernel makes one frame too many
+        return F.gelu(signal.transpose(1, 2))  # -> (batch, frames, dim)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward, each with a residual and a layer norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.dropout = config.dropout
+        self.activation_dropout = config.activation_dropout
+        self.attention = SelfAttention(
+            config.dim, heads=config.heads, dropout=config.attention_dropout
+        )
+        self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_epsilon)
+        self.inner = nn.Linear(config.dim, config.ffn_dim)
+        self.outer = nn.Linear(config.ffn_dim, config.dim)
+        self.ffn_norm = nn.LayerNorm(config.dim, eps=config.norm_epsilon)
+        for linear in (self.inner, self.outer):
+            init_linear(linear)
+
+    def forward(self, frames: Tensor, is_padding: Tensor | None) -> Tensor:
+        """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys."""
+        if self.norm_first:
+            attended = self.attention(self.attention_norm(frames), is_padding)
+            frames = frames + F.dropout(attended, self.dropout, self.training)
+            return frames + self._feed_forward(self.ffn_norm(frames))
+        attended = self.attention(frames, is_padding)
+        frames = self.attention_norm(frames + F.dropout(attended, self.dropout, self.training))
+        return self.ffn_norm(frames + self._feed_forward(frames))
+
+    def _feed_forward(self, frames: Tensor) -> Tensor:
+        hidden = F.gelu(self.inner(frames))
+        hidden = F.dropout(hidden, self.activation_dropout, self.training)
+        return F.dropout(self.outer(hidden), self.dropout, self.training)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all frames."""
+
+    def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        for linear in (self.query, self.key, self.value, self.output):
+            init_linear(linear)
+
+    def forward(self, frames: Tensor, is_padding: Tensor | None) -> Tensor:
+        """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys."""
+        batch, length, dim = frames.shape
+        split = (batch, length, self.heads, dim // self.heads)
+        # (batch, frames, dim) -> (batch, heads, frames, head_dim)
+        query = self.query(frames).view(split).transpose(1, 2)
+        key = self.key(frames).view(split).transpose(1, 2)
+        value = self.value(frames).view(split).transpose(1, 2)
+        hidden = None if is_padding is None else is_padding[:, None, None, :]
+        dropout = self.dropout if self.training else 0.0
+        mixed = _attend(query, key, value, hidden, dropout=dropout)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, dim)  # heads side by side again
+        return self.output(mixed)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, dropout: float
+) -> Tensor:
+    """Scaled dot-product attention on (batch, heads, frames, head_dim).
+
+    On the CPU two explicit matrix products are faster than the fused kernel in bfloat16
+    (benchmarks/notes/attention.md), elsewhere the fused kernel is used.
+    """
+    if query.device.type != "cpu":
+        visible = None if hidden is None else ~hidden
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, dropout_p=dropout
+        )
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
+    weights = F.dropout(torch.softmax(scores, dim=-1), dropout, training=dropout > 0)
+    return torch.matmul(weights, value)
+
+
+def init_linear(linear: nn.Linear) -> None:
+    """Initialise as BERT does: N(0, 0.02), bias zero (fairseq `init_bert_params`)."""
+    nn.init.normal_(linear.weight, mean=0.0, std=0.02)
+    nn.init.zeros_(linear.bias)
