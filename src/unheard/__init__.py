@@ -1,1 +1,124 @@
-"""Speech recognition for languages nobody has trained for."""
+"""Speech recognition for languages nobody has trained for.
+
+Recordings and a few transcripts in, a recogniser out:
+
+    import unheard
+
+    result = unheard.learn("recordings/", transcripts="transcripts.tsv", out="kilingo/")
+    for transcript in unheard.transcribe("kilingo/", ["a.flac", "b.m4a"]):
+        print(transcript.text)
+
+Importing this package loads nothing: each public name fetches its module when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unheard.audio.signal import InputSpec, Waveform
+    from unheard.data.manifest import Utterance
+    from unheard.decoding.emissions import Emissions
+    from unheard.errors import (
+        AlphabetError,
+        AudioError,
+        CheckpointError,
+        ConfigError,
+        FormatError,
+        ManifestError,
+        MissingExtraError,
+        ShapeError,
+        TrainingDivergedError,
+        UnheardError,
+    )
+    from unheard.interop.bundle import ModelBundle
+    from unheard.interop.load import load_model
+    from unheard.interop.native import save_model
+    from unheard.tasks.emissions import emissions
+    from unheard.tasks.evaluate import evaluate
+    from unheard.tasks.finetune import finetune
+    from unheard.tasks.learn import learn
+    from unheard.tasks.pretrain import pretrain
+    from unheard.tasks.scan import scan
+    from unheard.tasks.transcribe import Transcript, Word, transcribe
+    from unheard.text.alphabet import Alphabet
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    # the verbs
+    "learn",
+    "scan",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "transcribe",
+    "emissions",
+    # models
+    "load_model",
+    "save_model",
+    "ModelBundle",
+    # what flows between them
+    "Waveform",
+    "InputSpec",
+    "Utterance",
+    "Alphabet",
+    "Emissions",
+    "Transcript",
+    "Word",
+    # what can go wrong
+    "UnheardError",
+    "AlphabetError",
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "FormatError",
+    "ManifestError",
+    "MissingExtraError",
+    "ShapeError",
+    "TrainingDivergedError",
+]
+
+_MODULES = {
+    "learn": "unheard.tasks.learn",
+    "scan": "unheard.tasks.scan",
+    "pretrain": "unheard.tasks.pretrain",
+    "finetune": "unheard.tasks.finetune",
+    "evaluate": "unheard.tasks.evaluate",
+    "transcribe": "unheard.tasks.transcribe",
+    "emissions": "unheard.tasks.emissions",
+    "load_model": "unheard.interop.load",
+    "save_model": "unheard.interop.native",
+    "ModelBundle": "unheard.interop.bundle",
+    "Waveform": "unheard.audio.signal",
+    "InputSpec": "unheard.audio.signal",
+    "Utterance": "unheard.data.manifest",
+    "Alphabet": "unheard.text.alphabet",
+    "Emissions": "unheard.decoding.emissions",
+    "Transcript": "unheard.tasks.transcribe",
+    "Word": "unheard.tasks.transcribe",
+    "UnheardError": "unheard.errors",
+    "AlphabetError": "unheard.errors",
+    "AudioError": "unheard.errors",
+    "CheckpointError": "unheard.errors",
+    "ConfigError": "unheard.errors",
+    "FormatError": "unheard.errors",
+    "ManifestError": "unheard.errors",
+    "MissingExtraError": "unheard.errors",
+    "ShapeError": "unheard.errors",
+    "TrainingDivergedError": "unheard.errors",
+}
+"""Public name -> the module that defines it."""
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from its module at its first use, and keep it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'unheard' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*__all__, *globals()})
