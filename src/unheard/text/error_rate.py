@@ -13,7 +13,7 @@ name a normaliser in `score`.
 """
 
 import unicodedata
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -31,7 +31,6 @@ MIN_SPEAKERS = 5
 """Fewest speakers that a bootstrap over speakers accepts."""
 
 _LOW, _HIGH = 0.025, 0.975
-_BLOCK_ELEMENTS = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class Rate:
 
     def __str__(self) -> str:
         """Write as percentages: 12.3 % (11.0 - 13.7)."""
-        return f"{self.value:.1%} ({100 * self.low:.1f} - {100 * self.high:.1f})".replace("%", " %")
+        return f"{100 * self.value:.1f} % ({100 * self.low:.1f} - {100 * self.high:.1f})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rate as plain JSON data."""
@@ -326,9 +325,11 @@ def score(
             drawn and too few are known.
 
     Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance
-        evaluation", sec. 2.
+        evaluation".
     """
-    _check_lengths(references=references, hypotheses=hypotheses, speakers=speakers, ids=ids)
+    _check_lengths(
+        {"references": references, "hypotheses": hypotheses, "speakers": speakers, "ids": ids}
+    )
     if normalizer is not None:
         function = normalize.get(normalizer)
         references = [function(text) for text in references]
@@ -390,7 +391,8 @@ def paired_bootstrap(
         ShapeError: if the reports are not about the same utterances.
         ConfigError: as `score`.
 
-    Source: Bisani and Ney 2004, sec. 3 (bootstrap of the difference, probability of improvement).
+    Source: Bisani and Ney 2004, as `score` (their "probability of improvement" is
+        `Difference.first_better`).
     """
     keys = [
         [(utterance.id, utterance.reference) for utterance in report.utterances]
@@ -435,7 +437,7 @@ def _count(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> Edi
     )
 
 
-def _check_lengths(**lists: Sequence[Any] | None) -> None:
+def _check_lengths(lists: Mapping[str, Sequence[Any] | None]) -> None:
     """Refuse lists that are empty or differ in length."""
     lengths = {name: len(values) for name, values in lists.items() if values is not None}
     if len(set(lengths.values())) > 1:
@@ -495,13 +497,10 @@ def _resampled_sums(
     units = values.shape[0]
     generator = np.random.default_rng(seed)
     sums = np.empty((resamples, values.shape[1]))
-    rows_at_once = max(1, _BLOCK_ELEMENTS // units)
-    for start in range(0, resamples, rows_at_once):
-        rows = min(rows_at_once, resamples - start)
-        drawn = generator.integers(units, size=(rows, units), dtype=np.int32)
-        drawn += (np.arange(rows, dtype=np.int32) * units)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
-        sums[start : start + rows] = times.astype(np.float64) @ values  # (rows, columns)
+    for row in range(resamples):
+        drawn = generator.integers(units, size=units, dtype=np.int32)
+        times = np.bincount(drawn, minlength=units).astype(np.float64)  # (units,)
+        sums[row] = times @ values
     return sums
 
 
@@ -562,8 +561,8 @@ def _speaker_rows(utterances: Sequence[UtteranceErrors]) -> tuple[SpeakerErrors,
 def _composition_warnings(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[str, ...]:
     """Say so when composed and decomposed letters meet, which count as different characters."""
     texts = [*references, *hypotheses]
-    composed = _count_texts(texts, lambda text: not unicodedata.is_normalized("NFD", text))
-    decomposed = _count_texts(texts, lambda text: not unicodedata.is_normalized("NFC", text))
+    composed = sum(not unicodedata.is_normalized("NFD", text) for text in texts)
+    decomposed = sum(not unicodedata.is_normalized("NFC", text) for text in texts)
     if not (composed and decomposed):
         return ()
     return (
@@ -571,8 +570,3 @@ def _composition_warnings(references: Sequence[str], hypotheses: Sequence[str]) 
         "composed ones: equal letters in different composition count as errors. Normalise both "
         'sides, for example with "none-1".',
     )
-
-
-def _count_texts(texts: Sequence[str], is_so: Callable[[str], bool]) -> int:
-    """Count the texts for which a test holds."""
-    return sum(map(is_so, texts))
