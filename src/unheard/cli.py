@@ -1,0 +1,247 @@
+"""The command `unheard`: one verb, one function, one word.
+
+Each verb's options are read from the signature and the docstring of its function in
+`unheard.tasks`, so that the command line and Python cannot drift apart. Data goes to stdout, logs
+and errors to stderr. Exit codes: 0 done, 1 could not run, 2 usage, 3 some inputs failed,
+130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import unheard
+from unheard.errors import UnheardError
+
+EXIT_DONE = 0
+EXIT_COULD_NOT_RUN = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+        summary: one line for `unheard --help`.
+        run: takes the words after the verb, returns the exit code.
+        resumes: whether the same command, given again, goes on from where it was stopped.
+    """
+
+    summary: str
+    run: Callable[[list[str]], int]
+    resumes: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code.
+
+    Args:
+        arguments: the command line after the program's name; the process's own by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        print(_help(), file=sys.stderr)
+        return EXIT_USAGE
+    if words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return EXIT_DONE
+    if words[0] in ("-V", "--version", "version"):
+        print(f"unheard {unheard.__version__}")
+        return EXIT_DONE
+    verb = VERBS.get(words[0])
+    if verb is None:
+        _complain(_unknown_verb(words[0]))
+        return EXIT_USAGE
+    _configure_logging()
+    try:
+        code = verb.run(words[1:])
+        sys.stdout.flush()
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else EXIT_COULD_NOT_RUN
+    except KeyboardInterrupt:
+        _say_stopped(verb, words)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone. Python flushes stdout once more at
+        # exit and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_COULD_NOT_RUN
+    except (UnheardError, OSError) as error:
+        if os.environ.get("UNHEARD_DEBUG"):
+            raise
+        _complain(str(error))
+        return EXIT_COULD_NOT_RUN
+    return code
+
+
+def _learn(words: list[str]) -> int:
+    from unheard.tasks.learn import learn
+
+    return _call("learn", learn, words)
+
+
+def _scan(words: list[str]) -> int:
+    from unheard.tasks.scan import scan
+
+    return _call("scan", scan, words)
+
+
+def _pretrain(words: list[str]) -> int:
+    from unheard.tasks.pretrain import pretrain
+
+    return _call("pretrain", pretrain, words)
+
+
+def _finetune(words: list[str]) -> int:
+    from unheard.tasks.finetune import finetune
+
+    return _call("finetune", finetune, words)
+
+
+def _evaluate(words: list[str]) -> int:
+    from unheard.tasks.evaluate import evaluate
+
+    return _call("evaluate", evaluate, words)
+
+
+def _transcribe(words: list[str]) -> int:
+    from unheard.tasks.transcribe import transcribe_files
+
+    return _call("transcribe", transcribe_files, words)
+
+
+def _demo(words: list[str]) -> int:
+    from unheard.tasks.demo import demo
+
+    return _call("demo", demo, words)
+
+
+def _doctor(words: list[str]) -> int:
+    from unheard.tasks.doctor import doctor
+
+    return _call("doctor", doctor, words)
+
+
+VERBS = {
+    "learn": Verb(
+        summary="recordings and a few transcripts in, a recogniser and its report out",
+        run=_learn,
+        resumes=True,
+    ),
+    "scan": Verb(
+        summary="list recordings and transcripts of any known layout in manifests", run=_scan
+    ),
+    "pretrain": Verb(summary="learn to listen, from recordings alone", run=_pretrain, resumes=True),
+    "finetune": Verb(
+        summary="learn to write, from transcribed recordings", run=_finetune, resumes=True
+    ),
+    "evaluate": Verb(
+        summary="measure word and character error rates, with intervals", run=_evaluate
+    ),
+    "transcribe": Verb(
+        summary="write what is said in recordings: txt, jsonl, srt or vtt",
+        run=_transcribe,
+        resumes=True,
+    ),
+    "demo": Verb(
+        summary="the whole main job on a small synthetic corpus, in minutes",
+        run=_demo,
+        resumes=True,
+    ),
+    "doctor": Verb(summary="show what this machine and installation can do", run=_doctor),
+}
+
+
+def _call(name: str, function: Callable[..., Any], words: list[str]) -> int:
+    """Read a function's arguments from the command line, call it, print what it returns."""
+    from unheard.arguments import parse, plain
+
+    call = parse(function, words, program=f"unheard {name}")
+    result = function(*call.positional, **call.named)
+    if call.json:
+        import json
+
+        print(json.dumps(plain(result), ensure_ascii=False, indent=2, allow_nan=False))
+    else:
+        print(_table(result))
+    return EXIT_SOME_FAILED if getattr(result, "failed", 0) else EXIT_DONE
+
+
+def _table(result: Any) -> str:
+    """Lay a result out for a person: its own `table()` if it has one, else its short fields."""
+    if hasattr(result, "table"):
+        return result.table()
+    import dataclasses
+
+    rows = []
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        if isinstance(value, (list, tuple, dict)):
+            value = f"{len(value)}"
+        if value is not None:
+            rows.append((field.name.replace("_", " "), str(value)))
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _help() -> str:
+    """Return the page that `unheard --help` prints."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return f"""Unheard: speech recognition for languages nobody has trained for.
+
+usage: unheard VERB ...
+
+{verbs}
+
+options of a verb:  unheard VERB --help
+the main job:       unheard learn recordings/ --transcripts transcripts.tsv --out mine/
+and then:           unheard transcribe mine/model interviews/ --out texts/
+"""
+
+
+def _unknown_verb(word: str) -> str:
+    """Say that there is no such verb, and which one may be meant."""
+    import difflib
+
+    near = difflib.get_close_matches(word.replace("_", "-"), VERBS, n=1)
+    hint = f'Did you mean "{near[0]}"?' if near else f"There are: {', '.join(VERBS)}."
+    return f'Unknown verb "{word}". {hint} For all verbs, run: unheard --help'
+
+
+def _say_stopped(verb: Verb, words: list[str]) -> None:
+    """Say how to go on after Ctrl-C."""
+    import shlex
+
+    command = f" To go on from here, run again:\n  unheard {shlex.join(words)}"
+    print(f"\nStopped.{command if verb.resumes else ''}", file=sys.stderr)
+
+
+def _complain(message: str) -> None:
+    """Print an error to stderr, in red where the terminal shows colours."""
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    red, plain = ("\033[31m", "\033[0m") if coloured else ("", "")
+    print(f"{red}error:{plain} {message}", file=sys.stderr)
+
+
+def _configure_logging() -> None:
+    """Send the package's own messages to stderr, bare."""
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("unheard")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
