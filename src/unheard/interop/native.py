@@ -1,0 +1,205 @@
+"""Our own model folder: safetensors and JSON, readable for ever, every byte accounted for.
+
+    folder/
+      config.json         format, version, architecture, shape, alphabet, input spec, provenance
+      model.safetensors   the weights, under the names of the network
+      hashes.json         SHA-256 of both
+
+A later format gets a higher version; this reader refuses what it does not know, and later readers
+keep reading version 1.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unheard.audio.signal import InputSpec
+from unheard.config import from_dict, to_dict
+from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError, UnheardError
+from unheard.files import sha256_file, write_json_atomic
+from unheard.interop import storage
+from unheard.interop.bundle import ModelBundle
+from unheard.models.config import CtcConfig, PretrainingConfig
+from unheard.text.alphabet import Alphabet
+
+FORMAT = "unheard-model"
+VERSION = 1
+
+CONFIG_FILE = storage.CONFIG_FILE
+WEIGHTS_FILE = "model.safetensors"
+HASHES_FILE = "hashes.json"
+
+
+def save_model(bundle: ModelBundle, folder: str | Path) -> Path:
+    """Write a model folder, whole or not at all.
+
+    A model that is there already is replaced in one step.
+
+    Args:
+        bundle: what to store.
+        folder: where; a new or empty folder, or an older model folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: if a weight is not finite, or the alphabet does not fit the head.
+        FormatError: if the folder holds something else, or the provenance is not plain data.
+    """
+    target = Path(folder)
+    weights = bundle.model.state_dict()
+    storage.check_finite(weights, source=f"the model for {target}")
+    _check_vocabulary(bundle.config, bundle.alphabet, source=target)
+    with storage.atomic_folder(target, is_ours=is_model_folder) as temporary:
+        storage.write_tensors(temporary / WEIGHTS_FILE, weights)
+        write_json_atomic(temporary / CONFIG_FILE, _describe(bundle))
+        hashes = {name: sha256_file(temporary / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        write_json_atomic(temporary / HASHES_FILE, hashes)
+    return target
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> ModelBundle:
+    """Read a model folder that `save_model` wrote.
+
+    Args:
+        folder: the model folder.
+        device: where the weights go.
+        dtype: type of the weights; None keeps float64 and makes everything else float32.
+
+    Raises:
+        CheckpointError: if a file is missing or not the one that was written, or weights and
+            configuration do not fit each other.
+        FormatError: if it is not such a folder, or of a later version.
+        ConfigError: if a setting in it is not valid.
+    """
+    source = Path(folder)
+    _check_hashes(source)
+    data = storage.read_json_object(source / CONFIG_FILE)
+    if data.get("format") != FORMAT:
+        raise FormatError(
+            f"{source / CONFIG_FILE} is not of a model of this package: expected format "
+            f"{FORMAT!r}, found {data.get('format')!r}."
+        )
+    if data.get("version") != VERSION:
+        raise FormatError(
+            f"{source} is of another version: expected {VERSION}, found {data.get('version')!r}. "
+            "Install a newer release of this package."
+        )
+    try:
+        config = _read_config(data, source)
+        alphabet = None if data["alphabet"] is None else Alphabet.from_dict(data["alphabet"])
+        input_spec = from_dict(InputSpec, data["input_spec"])
+    except KeyError as error:
+        raise FormatError(f"{source / CONFIG_FILE} lacks the key {error}.") from None
+    except (ConfigError, AlphabetError) as error:
+        raise type(error)(f"{source / CONFIG_FILE}: {error}") from error
+    _check_vocabulary(config, alphabet, source=source)
+    model = storage.build(config, source=source / CONFIG_FILE)
+    names = {name: name for name in model.state_dict()}
+    storage.fill(
+        model,
+        storage.list_tensors([source / WEIGHTS_FILE]),
+        names,
+        source=source,
+        device=device,
+        dtype=dtype,
+    )
+    return ModelBundle(
+        model=model,
+        alphabet=alphabet,
+        input_spec=input_spec,
+        provenance=data.get("provenance", {}),
+    )
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder says it is one of ours."""
+    try:
+        return storage.read_json_object(folder / CONFIG_FILE).get("format") == FORMAT
+    except (OSError, UnheardError):
+        return False
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash that tells models apart, from the stored hashes; no weights are read."""
+    _, data = _read_hashes(folder)
+    text = "\n".join(f"{name} {data[name]}" for name in sorted(data))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _describe(bundle: ModelBundle) -> dict[str, Any]:
+    """Everything but the weights, as plain data."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": "ctc" if isinstance(bundle.config, CtcConfig) else "pretraining",
+        "config": to_dict(bundle.config),
+        "alphabet": None if bundle.alphabet is None else bundle.alphabet.to_dict(),
+        "input_spec": to_dict(bundle.input_spec),
+        "provenance": bundle.provenance,
+    }
+
+
+def _read_config(data: dict[str, Any], source: Path) -> CtcConfig | PretrainingConfig:
+    """Read the shape of the network."""
+    architectures = {"ctc": CtcConfig, "pretraining": PretrainingConfig}
+    kind = data["architecture"]
+    if not isinstance(kind, str) or kind not in architectures:
+        raise FormatError(
+            f"{source / CONFIG_FILE}: expected architecture {' or '.join(architectures)}, found "
+            f"{kind!r}."
+        )
+    return from_dict(architectures[kind], data["config"])
+
+
+def _check_vocabulary(
+    config: CtcConfig | PretrainingConfig, alphabet: Alphabet | None, *, source: Path
+) -> None:
+    """Refuse an alphabet that has not one token for each output."""
+    if isinstance(config, CtcConfig) and alphabet is not None and len(alphabet) != config.vocab:
+        raise CheckpointError(
+            f"The alphabet of {source} does not fit its head: expected {config.vocab} tokens, "
+            f"found {len(alphabet)}."
+        )
+
+
+def _read_hashes(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the list of hashes."""
+    path = folder / HASHES_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing: without it nobody can tell whether the model is whole. Copy the "
+            "folder again, with all its files.",
+            missing=[HASHES_FILE],
+        )
+    data = storage.read_json_object(path)
+    if not {CONFIG_FILE, WEIGHTS_FILE} <= set(data):
+        raise CheckpointError(
+            f"{path} does not name all files: expected {CONFIG_FILE} and {WEIGHTS_FILE}, found "
+            f"{sorted(data)}. Copy the folder again."
+        )
+    return path, data
+
+
+def _check_hashes(folder: Path) -> None:
+    """Compare every file with the hash written beside it."""
+    _, hashes = _read_hashes(folder)
+    for name, expected in hashes.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(
+                f"{file} is missing. Copy the folder again, with all its files.", missing=[name]
+            )
+        found = sha256_file(file)
+        if found != expected:
+            raise CheckpointError(
+                f"{file} is damaged: expected SHA-256 {expected}, found {found}. Copy it again "
+                "from where it came from."
+            )
