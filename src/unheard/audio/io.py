@@ -24,11 +24,12 @@ Reasons of `AudioError`: "unreadable", "no_audio_stream", "codec_not_allowed", "
 import contextlib
 import errno
 import io
+import math
 import os
 import stat
 import wave
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -45,6 +46,7 @@ from av.container import InputContainer
 from av.stream import Discard
 from numpy.typing import NDArray
 
+from unheard.audio import headers
 from unheard.audio.signal import SAMPLE_RATE, Waveform
 from unheard.errors import AudioError, ConfigError, ShapeError
 from unheard.files import atomic_path
@@ -120,23 +122,31 @@ _CODECS = frozenset(
     }
 )
 _CODEC_FAMILIES = ("pcm_", "adpcm_")
-_NO_EXACT_DURATION = frozenset({"aac", "amr"})
-"""Containers without a length in their header: FFmpeg guesses one from the bit rate."""
+_NO_STATED_LENGTH = frozenset({"aac", "amr"})
+"""Containers without a length in their header: the decoder guesses one from the bit rate."""
 
 _OPEN_OPTIONS = {
     "format_whitelist": _DEMUXERS,
     "protocol_whitelist": "",
     "probesize": "5000000",
     "max_streams": "64",
+    # Raw samples in a WAV file are otherwise searched for hidden DTS: 4 ms a file.
+    "max_probe_packets": "1",
 }
 _TIMEOUT_SECONDS = 20.0
 _READ_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 16
 _BLOCK_SAMPLES = 1 << 16
 _ABSURD = float(1 << 16)
 """Beyond the largest sample that a float file with 16-bit integer scale holds."""
 
+_EXACT_SECONDS = 0.2
+"""An exact header agrees with the samples within the run-in of any codec."""
+
 _SEEK_SECONDS = 5.0
-_PREROLL_SECONDS = 1.0
+_PREROLL_SECONDS = 1
+_RESAMPLER_SECONDS = 0.1
+_RUN_IN_ERRORS = 8
 
 _WARNING_ORDER = (
     "truncated",
@@ -237,7 +247,7 @@ def read(
     _check_settings(sample_rate, start_seconds, max_seconds)
     skip = round(start_seconds * sample_rate)
     wanted = None if max_seconds is None else round(max_seconds * sample_rate)
-    with _open(source) as opened:
+    with _open(source, whole=True) as opened:
         decoder = _Decoder(opened, sample_rate=sample_rate, limits=limits)
         blocks: list[NDArray[np.float32]] = []
         collected = 0
@@ -304,7 +314,7 @@ class AudioStream:
         self.num_samples = 0
         self._finished = False
         self._stack = contextlib.ExitStack()
-        opened = self._stack.enter_context(_open(source))
+        opened = self._stack.enter_context(_open(source, whole=True))
         self.info = _describe(opened)
         self._decoder = _Decoder(opened, sample_rate=sample_rate, limits=limits)
         self._blocks = self._decoder.blocks()
@@ -354,7 +364,7 @@ def probe(source: AudioSource) -> AudioInfo:
     Raises:
         AudioError: if it is no recording that `read` would take.
     """
-    with _open(source) as opened:
+    with _open(source, whole=False) as opened:
         info = _describe(opened)
         if info.duration_seconds is not None:
             return info
@@ -446,30 +456,129 @@ class _GuardedSeekableSource(_GuardedSource):
         return self._file.tell()
 
 
+class _Window:
+    """A stretch of a seekable file as a file of its own."""
+
+    def __init__(self, file: Any, start: int, end: int) -> None:
+        self._file = file
+        self._start = start
+        self._end = end
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        self._file.seek(self._start + self._position)
+        data = self._file.read(max(0, min(size, self._end - self._start - self._position)))
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = {0: 0, 1: self._position, 2: self._end - self._start}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A source as a file object, with what its first bytes are.
+
+    Attributes:
+        file: read, and where `num_bytes` is known also seek and tell.
+        label: for messages.
+        num_bytes: None for a file object that cannot seek.
+        head: the first bytes; empty for a file object that cannot seek.
+    """
+
+    file: Any
+    label: str
+    num_bytes: int | None
+    head: bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """A container with the stream to decode."""
+    """A container with the stream to decode.
+
+    Attributes:
+        later: further links of a chained Ogg file.
+        is_cut: whether an Ogg file ends inside a page.
+    """
 
     container: InputContainer
     stream: AvAudioStream
     context: AudioCodecContext
     source: _GuardedSource
-    label: str
-    num_bytes: int | None
+    file: _File
+    later: tuple[_File, ...] = ()
+    is_cut: bool = False
 
 
 @contextlib.contextmanager
-def _open(source: AudioSource) -> Generator[_Opened]:
-    """Open a source under the guard and choose its audio stream."""
+def _open(source: AudioSource, *, whole: bool) -> Generator[_Opened]:
+    """Open a source under the guard and choose its audio stream.
+
+    Args:
+        source: path, bytes or binary file object.
+        whole: find the links of a chained Ogg file, which takes a walk through it.
+    """
     with contextlib.ExitStack() as stack:
-        file, label = _binary_file(source, stack)
-        seekable = _is_seekable(file)
-        guarded = _GuardedSeekableSource(file) if seekable else _GuardedSource(file)
-        num_bytes = None
+        file = _open_file(source, stack)
+        wav = headers.wav_format(file.head)
+        if wav is not None:
+            _check_format(wav.sample_rate, wav.channels, file.label)
+        if not (whole and file.head.startswith(b"OggS") and file.num_bytes):
+            yield stack.enter_context(_open_container(file))
+            return
         try:
-            if seekable:
-                num_bytes = file.seek(0, os.SEEK_END)
-                file.seek(0)
+            links = headers.ogg_links(file.file)
+        except OSError as error:
+            raise _os_error(file.label, error) from error
+        files = _split(file, links.starts)
+        opened = stack.enter_context(_open_container(files[0]))
+        yield replace(opened, later=files[1:], is_cut=links.is_cut)
+
+
+def _split(file: _File, starts: tuple[int, ...]) -> tuple[_File, ...]:
+    """The links of a chained file as files; the file itself if there is one link."""
+    if len(starts) == 1 or file.num_bytes is None:
+        return (file,)
+    ends = (*starts[1:], file.num_bytes)
+    return tuple(
+        _File(
+            file=_Window(file.file, start, end),
+            label=file.label,
+            num_bytes=end - start,
+            head=file.head if start == 0 else b"",
+        )
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def _open_file(source: AudioSource, stack: contextlib.ExitStack) -> _File:
+    file, label = _binary_file(source, stack)
+    if not _is_seekable(file):
+        return _File(file=file, label=label, num_bytes=None, head=b"")
+    try:
+        num_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+    except OSError as error:
+        raise _os_error(label, error) from error
+    if num_bytes == len(head):
+        file = io.BytesIO(head)
+    return _File(file=file, label=label, num_bytes=num_bytes, head=head)
+
+
+@contextlib.contextmanager
+def _open_container(file: _File) -> Generator[_Opened]:
+    guarded = (_GuardedSource if file.num_bytes is None else _GuardedSeekableSource)(file.file)
+    with contextlib.ExitStack() as stack:
+        try:
+            if file.num_bytes is not None:
+                file.file.seek(0)
             container = stack.enter_context(
                 av.open(
                     guarded,
@@ -482,17 +591,13 @@ def _open(source: AudioSource) -> Generator[_Opened]:
                 )
             )
         except (*_DECODER_ERRORS, OSError) as error:
-            raise _unreadable(label, guarded, error) from error
-        stream, context = _choose_stream(container, label)
+            raise _unreadable(file.label, guarded, error) from error
+        stream, context = _choose_stream(container, file.label)
+        context.thread_count = 1
         for other in container.streams:
             other.discard = Discard.default if other is stream else Discard.all
         yield _Opened(
-            container=container,
-            stream=stream,
-            context=context,
-            source=guarded,
-            label=label,
-            num_bytes=num_bytes,
+            container=container, stream=stream, context=context, source=guarded, file=file
         )
 
 
@@ -576,9 +681,8 @@ def _os_error(label: str, error: Exception) -> AudioError:
 
 def _reason_text(error: BaseException) -> str:
     """What an error says, without the file name that the label already has."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+    text = getattr(error, "strerror", None)
+    return str(text) if text else str(error) or type(error).__name__
 
 
 def _quoted(path: str | os.PathLike[str]) -> str:
@@ -654,8 +758,13 @@ def _check_format(rate: int, channels: int, label: str, *, header: bool = False)
 
 def _describe(opened: _Opened) -> AudioInfo:
     rate, channels = opened.context.sample_rate, opened.context.channels
-    _check_format(rate, channels, opened.label)
-    duration = _header_duration(opened)
+    _check_format(rate, channels, opened.file.label)
+    duration = _stated_duration(opened)
+    frame_bits = (_pcm_bits(opened.context.name) or 0) * channels
+    if duration is not None and frame_bits and opened.file.num_bytes is not None:
+        # A cut file holds less than its header says.
+        held = opened.file.num_bytes * 8 // frame_bits
+        duration = min(duration, Fraction(held, rate))
     return AudioInfo(
         codec=opened.context.name,
         container=opened.container.format.name.split(",")[0],
@@ -666,22 +775,29 @@ def _describe(opened: _Opened) -> AudioInfo:
     )
 
 
-def _header_duration(opened: _Opened) -> Fraction | None:
-    """What the header says, in seconds, bounded by what the file can hold."""
-    stream, container = opened.stream, opened.container
+def _stated_duration(opened: _Opened) -> Fraction | None:
+    """What the header says [s]."""
+    stream, container, context = opened.stream, opened.container, opened.context
+    if container.format.name in _NO_STATED_LENGTH:
+        return None
     if stream.duration is not None and stream.time_base is not None:
         duration = stream.duration * stream.time_base
     elif container.duration is not None:
         duration = Fraction(container.duration, av.time_base)
     else:
         return None
-    bits = _pcm_bits(opened.context.name)
-    if bits and opened.num_bytes is not None:
-        frame_bits = bits * opened.context.channels
-        if frame_bits:
-            held = Fraction(opened.num_bytes * 8 // frame_bits, opened.context.sample_rate)
-            duration = min(duration, held)
+    if context.name.endswith("opus") and container.format.name != "mov,mp4,m4a,3gp,3g2,mj2":
+        duration -= _opus_pre_skip(context)
     return duration if duration > 0 else None
+
+
+def _opus_pre_skip(context: AudioCodecContext) -> Fraction:
+    """The decoder's run-in, which Ogg and Matroska count as part of the length [s].
+
+    Source: RFC 7845, sec. 5.1: bytes 10 and 11 of the identification header, at 48 kHz.
+    """
+    header = context.extradata or b""
+    return Fraction(int.from_bytes(header[10:12], "little"), 48_000)
 
 
 def _pcm_bits(codec: str) -> int | None:
@@ -705,14 +821,14 @@ def _duration_from_packets(opened: _Opened) -> Fraction | None:
             end = last if end is None else max(end, last)
     except (*_DECODER_ERRORS, OSError) as error:
         if isinstance(opened.source.error, OSError):
-            raise _unreadable(opened.label, opened.source, error) from error
+            raise _unreadable(opened.file.label, opened.source, error) from error
     if first is None or end is None or opened.stream.time_base is None:
         return None
     return (end - first) * opened.stream.time_base
 
 
 class _Decoder:
-    """The state of decoding one stream to mono at one rate."""
+    """The state of decoding one recording to mono at one rate."""
 
     def __init__(self, opened: _Opened, *, sample_rate: int, limits: DecodeLimits) -> None:
         self.warnings: set[str] = set()
@@ -720,23 +836,88 @@ class _Decoder:
         self._rate_out = sample_rate
         self._limits = limits
         self._errors = 0
+        self._is_cut = opened.is_cut
+        self._start_seconds = 0.0
         self._seconds = 0.0
         self._pcm_bytes = 0
+        self._claims: list[tuple[float, float] | None] = []
 
     def blocks(self, *, skip_samples: int = 0) -> Generator[NDArray[np.float32]]:
         """Mono blocks at the output rate, the first `skip_samples` left out."""
-        skip = skip_samples
-        for block in self._resampled():
-            if skip >= block.shape[0]:
-                skip -= block.shape[0]
-                continue
-            yield block[skip:] if skip else block
-            skip = 0
+        skip, drop = skip_samples, 0
+        with contextlib.ExitStack() as stack:
+            if skip > _SEEK_SECONDS * self._rate_out and self._can_seek():
+                landed = self._seek(skip)
+                if landed is None:
+                    self._opened = stack.enter_context(_open_container(self._opened.file))
+                else:
+                    skip, drop = landed
+            for block in self._resampled(drop):
+                if skip >= block.shape[0]:
+                    skip -= block.shape[0]
+                    continue
+                yield block[skip:] if skip else block
+                skip = 0
 
-    def _resampled(self) -> Generator[NDArray[np.float32]]:
+    def _can_seek(self) -> bool:
+        return self._opened.file.num_bytes is not None and not self._opened.later
+
+    def _seek(self, skip: int) -> tuple[int, int] | None:
+        """Go to shortly before output sample `skip`.
+
+        Returns:
+            How many samples to leave out: after resampling, and before; None if the container
+            does not say where it is. The second count ends on the grid that both rates share, so
+            that the output samples stay where they are in the whole recording.
+        """
+        container, stream = self._opened.container, self._opened.stream
+        first = self._next_frame()
+        if first is None or first.pts is None or first.time_base is None:
+            return None
+        rate_in = first.sample_rate
+        grid_in = rate_in // math.gcd(rate_in, self._rate_out)
+        grid_out = self._rate_out // math.gcd(rate_in, self._rate_out)
+        grids = int((skip / self._rate_out - _RESAMPLER_SECONDS) * rate_in / grid_in)
+        start_seconds = Fraction(grids * grid_in, rate_in)
+        target = first.pts + math.floor((start_seconds - _PREROLL_SECONDS) / first.time_base)
+        landed: AudioFrame | None = None
+        try:
+            container.seek(target, stream=stream)
+            landed = self._next_frame()
+            container.seek(target, stream=stream)
+        except _DECODER_ERRORS:
+            return None
+        if landed is None or landed.pts is None or landed.time_base != first.time_base:
+            return None
+        position = round((landed.pts - first.pts) * first.time_base * rate_in)
+        if not 0 <= position <= grids * grid_in or landed.sample_rate != rate_in:
+            return None
+        self._start_seconds = float(start_seconds)
+        return skip - grids * grid_out, grids * grid_in - position
+
+    def _next_frame(self) -> AudioFrame | None:
+        """The next frame that can be decoded, a few damaged packets on."""
+        damaged = 0
+        for packet in self._opened.container.demux(self._opened.stream):
+            try:
+                frames = packet.decode()
+            except _DECODER_ERRORS:
+                damaged += 1
+                if damaged > _RUN_IN_ERRORS:
+                    return None
+                continue
+            if frames:
+                return frames[0]
+        return None
+
+    def _resampled(self, drop: int) -> Generator[NDArray[np.float32]]:
         resampler: soxr.ResampleStream | None = None
         rate_in = self._rate_out
-        for mono, rate in self._mono_blocks():
+        for block, rate in self._mono_blocks():
+            mono = block
+            if drop:
+                mono = block[drop:]
+                drop -= block.shape[0] - mono.shape[0]
             if rate != rate_in:
                 if resampler is not None:
                     yield from _flush(resampler)
@@ -746,9 +927,10 @@ class _Decoder:
                     resampler = soxr.ResampleStream(
                         rate, self._rate_out, 1, dtype="float32", quality="HQ"
                     )
-            block = mono if resampler is None else resampler.resample_chunk(mono)
-            if block.shape[0]:
-                yield block
+            if resampler is not None:
+                mono = resampler.resample_chunk(mono)
+            if mono.shape[0]:
+                yield mono
         if resampler is not None:
             yield from _flush(resampler)
 
@@ -758,6 +940,7 @@ class _Decoder:
         rate = channels = 0
         sample_format = ""
         for frame in self._frames():
+            # The buffer copies as many planes as its first frame had, so a change must be seen.
             if (
                 frame.sample_rate != rate
                 or frame.layout.nb_channels != channels
@@ -770,7 +953,7 @@ class _Decoder:
                 fifo = AudioFifo()
                 rate, channels = frame.sample_rate, frame.layout.nb_channels
                 sample_format = frame.format.name
-                _check_format(rate, channels, self._opened.label)
+                _check_format(rate, channels, self._opened.file.label)
             frame.pts = None
             fifo.write(frame)
             if fifo.samples >= _BLOCK_SAMPLES:
@@ -780,29 +963,49 @@ class _Decoder:
         self._finish()
 
     def _frames(self) -> Generator[AudioFrame]:
-        """Every frame that can be decoded; what cannot is counted."""
+        """Every frame of every link that can be decoded; what cannot is counted."""
+        later = self._opened.later
+        yield from self._frames_of_link()
+        for link in later:
+            try:
+                with _open_container(link) as opened:
+                    self._opened = opened
+                    yield from self._frames_of_link()
+            except AudioError as error:
+                if error.reason not in {"unreadable", "no_audio_stream", "codec_not_allowed"}:
+                    raise
+                self._count(error)
+                self.warnings.add("partial")
+
+    def _frames_of_link(self) -> Generator[AudioFrame]:
         opened = self._opened
+        self._claims.append(_claim(opened))
+        # After a seek the first packets may lack what they lean on.
+        forgiven = _RUN_IN_ERRORS if self._start_seconds else 0
         in_a_row = 0
         while in_a_row <= self._limits.max_consecutive_errors:
             try:
                 for packet in opened.container.demux(opened.stream):
                     try:
                         frames = packet.decode()
-                    except av.error.PatchWelcomeError:
+                    except (av.error.PatchWelcomeError, EOFError):
                         raise
-                    except EOFError:
-                        return
                     except _DECODER_ERRORS as error:
+                        if forgiven:
+                            forgiven -= 1
+                            continue
                         self._count(error)
                         in_a_row += 1
                         if in_a_row > self._limits.max_consecutive_errors:
                             break
                         continue
                     if frames:
-                        in_a_row = 0
+                        in_a_row = forgiven = 0
                         yield from frames
                 else:
                     return
+            except EOFError:
+                return
             except av.error.PatchWelcomeError as error:
                 self._count(error)
                 break
@@ -813,7 +1016,7 @@ class _Decoder:
 
     def _count(self, error: Exception) -> None:
         if isinstance(self._opened.source.error, OSError):
-            raise _os_error(self._opened.label, self._opened.source.error) from error
+            raise _os_error(self._opened.file.label, self._opened.source.error) from error
         self._errors += 1
         self.warnings.add("decode_errors")
 
@@ -842,18 +1045,18 @@ class _Decoder:
         return channel
 
     def _check_limits(self, frame: AudioFrame, channels: list[NDArray[Any]]) -> None:
-        limits = self._limits
+        limits, label = self._limits, self._opened.file.label
         self._seconds += frame.samples / frame.sample_rate
         self._pcm_bytes += frame.samples * len(channels) * channels[0].itemsize
         if limits.max_seconds is not None and self._seconds > limits.max_seconds:
             raise AudioError(
-                f"{self._opened.label} is too long: expected at most {limits.max_seconds:g} s of "
+                f"{label} is too long: expected at most {limits.max_seconds:g} s of "
                 "sound, found more. Cut it, or raise the limit.",
                 reason="too_long",
             )
         if limits.max_pcm_bytes is not None and self._pcm_bytes > limits.max_pcm_bytes:
             raise AudioError(
-                f"{self._opened.label} is too long: expected at most {limits.max_pcm_bytes} "
+                f"{label} is too long: expected at most {limits.max_pcm_bytes} "
                 "decoded bytes, found more. Cut it, or raise the limit.",
                 reason="too_long",
             )
@@ -862,34 +1065,64 @@ class _Decoder:
         """Compare what was decoded with what the header said."""
         opened = self._opened
         if isinstance(opened.source.error, OSError):
-            raise _os_error(opened.label, opened.source.error)
+            raise _os_error(opened.file.label, opened.source.error)
         if not self._seconds and self._errors:
             raise AudioError(
-                f"{opened.label} holds no sound that can be decoded: {self._errors} packets, all "
-                "of them damaged.",
+                f"{opened.file.label} holds no sound that can be decoded: {self._errors} packets, "
+                "all of them damaged.",
                 reason="unreadable",
             )
-        declared = _declared_seconds(opened)
-        if declared is None:
-            return
-        seconds, is_exact = declared
-        tolerance = max(0.1, 0.01 * seconds) if is_exact else max(1.0, 0.05 * seconds)
-        if self._seconds < seconds - tolerance:
+        self._compare_with_claims()
+
+    def _compare_with_claims(self) -> None:
+        file = self._opened.file
+        decoded = self._start_seconds + self._seconds
+        if (
+            file.head
+            and self._opened.container.format.name in {"mp3", "aac"}
+            and not headers.starts_with_frame(file.head)
+        ):
+            self.warnings.add("decode_errors")
+        missing = headers.data_bytes_missing(file.head, file.num_bytes or 0)
+        if missing and missing * decoded > _EXACT_SECONDS * (file.num_bytes or 0):
             self.warnings.add("truncated")
-        elif self._seconds > seconds + tolerance:
+        if self._is_cut:
+            self.warnings.add("truncated")
+        claims = [claim for claim in self._claims if claim is not None]
+        if len(claims) < len(self._claims):
+            return
+        claimed = sum(seconds for seconds, _ in claims)
+        tolerance = sum(tolerance for _, tolerance in claims)
+        if decoded < claimed - tolerance:
+            self.warnings.add("truncated")
+            if not self._seconds:
+                raise AudioError(
+                    f"{file.label} holds no sound that can be decoded: its header says "
+                    f"{claimed:.1f} s.",
+                    reason="unreadable",
+                )
+        elif decoded > claimed + tolerance:
             self.warnings.add("header_mismatch")
 
 
-def _declared_seconds(opened: _Opened) -> tuple[float, bool] | None:
-    """The header's own claim [s], and whether it is exact; None where it is a guess."""
+def _claim(opened: _Opened) -> tuple[float, float] | None:
+    """The length that the header claims [s] and how far it may be off [s]; None for a guess."""
     stream, container = opened.stream, opened.container
-    if container.format.name in _NO_EXACT_DURATION:
+    if container.format.name in _NO_STATED_LENGTH:
         return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base), True
-    if container.duration is not None:
-        return container.duration / av.time_base, False
-    return None
+    if container.format.name == "mp3":
+        known = headers.mp3_states_length(opened.file.head)
+        if known is False:
+            return None
+        is_exact = known is True
+    else:
+        # A container's own length covers its pictures too.
+        is_exact = stream.duration is not None or all(s.type == "audio" for s in container.streams)
+    duration = _stated_duration(opened)
+    if duration is None:
+        return None
+    seconds = float(duration)
+    return seconds, _EXACT_SECONDS if is_exact else max(1.0, 0.05 * seconds)
 
 
 def _channels(frame: AudioFrame) -> list[NDArray[Any]]:
