@@ -66,6 +66,7 @@ def segments_from_words(
     max_seconds: float = 6.0,
     max_characters: int = 2 * LINE_CHARACTERS,
     pause_seconds: float = 0.6,
+    separator: str = " ",
 ) -> list[Segment]:
     """Join words into subtitles.
 
@@ -78,6 +79,7 @@ def segments_from_words(
         max_seconds: longest subtitle [seconds].
         max_characters: longest text of a subtitle, spaces included [code points].
         pause_seconds: silence between two words that ends a subtitle [seconds].
+        separator: what stands between words; nothing in scripts that write no spaces.
 
     Raises:
         ConfigError: if a limit is not above zero, or as `Segment` for a word's times.
@@ -102,10 +104,10 @@ def segments_from_words(
             and added.start_seconds - last.end_seconds < pause_seconds
             and added.start_seconds >= last.start_seconds
             and added.end_seconds - last.start_seconds <= max_seconds
-            and len(last.text) + 1 + len(added.text) <= max_characters
+            and len(last.text) + len(separator) + len(added.text) <= max_characters
         ):
             segments[-1] = Segment(
-                text=f"{last.text} {added.text}",
+                text=f"{last.text}{separator}{added.text}",
                 start_seconds=last.start_seconds,
                 end_seconds=max(last.end_seconds, added.end_seconds),
             )

@@ -1,0 +1,289 @@
+"""Many recordings through one model: decoding ahead, batches of like length, long ones in windows.
+
+Every verb that listens to recordings goes through `hear`; there is no second way.
+"""
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unheard.audio import io
+from unheard.audio.io import AudioSource
+from unheard.audio.signal import Waveform
+from unheard.decoding.greedy import BestPath, best_frames
+from unheard.errors import AudioError
+from unheard.inference.engine import Engine, plan_batches, with_too_short
+from unheard.inference.windows import (
+    CONTEXT_SECONDS,
+    WINDOW_SECONDS,
+    WindowPlan,
+    plan_windows,
+    stream_log_probs,
+)
+
+logger = logging.getLogger(__name__)
+
+WHOLE_SECONDS = 40.0
+"""Longest recording that goes through the model in one piece [seconds]."""
+POOL_RECORDINGS = 32
+"""Recordings sorted by length together; two such pools are in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A recording to hear.
+
+    Attributes:
+        audio: path, bytes or binary file object, or samples already in memory.
+        start_seconds: where the stretch to hear begins; not for samples in memory.
+        max_seconds: length of the stretch; None is to the end.
+    """
+
+    audio: AudioSource | Waveform
+    start_seconds: float = 0.0
+    max_seconds: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the recording is to be heard."""
+        return self.start_seconds == 0 and self.max_seconds is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What came of one source.
+
+    Attributes:
+        index: place of the source among those given.
+        path: the winner of each frame; None when the recording could not be read.
+        error: why it could not; None when it could.
+        warnings: what was odd about it (see `Waveform.warnings`).
+    """
+
+    index: int
+    path: BestPath | None
+    error: AudioError | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRecording:
+    """A recording too long to hold: to be streamed when its turn comes."""
+
+    audio: AudioSource
+
+
+def hear(
+    engine: Engine,
+    sources: Iterable[Source],
+    *,
+    workers: int | None = None,
+    pool: int = POOL_RECORDINGS,
+    whole_seconds: float = WHOLE_SECONDS,
+    window_seconds: float = WINDOW_SECONDS,
+    context_seconds: float = CONTEXT_SECONDS,
+) -> Generator[Heard]:
+    """Run a model over recordings.
+
+    Sources are taken a pool at a time. The next pool is decoded in threads while the model runs;
+    within a pool, batches are made of like lengths. Where padding changes results (padding
+    "zeros"), every recording runs alone, so that its result depends on nothing else.
+
+    Memory: two pools of at most `whole_seconds` each, and for longer recordings two windows and
+    8 bytes a frame (1.5 MB an hour).
+
+    Args:
+        engine: the model.
+        sources: what to hear; consumed lazily.
+        workers: threads that decode; None chooses by the machine.
+        pool: recordings sorted together.
+        whole_seconds: longest recording that runs in one piece.
+        window_seconds: length of the windows of longer ones.
+        context_seconds: sound heard on either side of what is kept of a window.
+
+    Yields:
+        One result for each source, in the order in which they end.
+    """
+    plan = plan_windows(
+        engine.encoder_config,
+        sample_rate=engine.spec.sample_rate,
+        window_seconds=window_seconds,
+        context_seconds=context_seconds,
+    )
+    if workers is None:
+        workers = min(os.cpu_count() or 1, 8)
+    numbered = enumerate(sources)
+    readers = ThreadPoolExecutor(max_workers=max(workers, 1), thread_name_prefix="decode")
+
+    def submit() -> dict[int, Future[Waveform | LongRecording]]:
+        return {
+            index: readers.submit(read_source, source, engine, whole_seconds)
+            for index, source in islice(numbered, pool)
+        }
+
+    try:
+        ahead = submit()
+        while ahead:
+            current, ahead = ahead, submit()
+            yield from _hear_pool(engine, current, plan, whole_seconds)
+    finally:
+        readers.shutdown(wait=True, cancel_futures=True)
+
+
+def read_error(error: Exception, source: object) -> AudioError:
+    """Turn whatever came out of reading a recording into an `AudioError`.
+
+    One recording must never end a job over many, so faults that are nobody's intent are kept
+    with the recording, as "internal_error", and logged with their traceback.
+    """
+    if isinstance(error, AudioError):
+        return error
+    if isinstance(error, OSError):
+        return AudioError(f"The recording cannot be read: {error}.", reason="unreadable")
+    logger.error("Unexpected fault while reading %r", source, exc_info=error)
+    return AudioError(
+        f"Reading the recording failed unexpectedly: {type(error).__name__}: {error}. "
+        "Please report this with the recording.",
+        reason="internal_error",
+    )
+
+
+def _hear_pool(
+    engine: Engine,
+    pool: dict[int, "Future[Waveform | LongRecording]"],
+    plan: WindowPlan,
+    whole_seconds: float,
+) -> Iterator[Heard]:
+    """Run one pool of recordings that are being decoded."""
+    short: list[tuple[int, Waveform]] = []
+    long: list[tuple[int, Waveform | LongRecording]] = []
+    for index, future in pool.items():
+        try:
+            found = future.result()
+        except Exception as error:  # noqa: BLE001 (kept with its recording: see read_error)
+            yield _failed(index, read_error(error, index))
+            continue
+        if isinstance(found, LongRecording) or found.duration_seconds > whole_seconds:
+            long.append((index, found))
+        else:
+            short.append((index, found))
+    yield from _hear_short(engine, short)
+    for index, recording in long:
+        yield _hear_long(engine, index, recording, plan)
+
+
+def _hear_short(engine: Engine, recordings: Sequence[tuple[int, Waveform]]) -> Iterator[Heard]:
+    """Run recordings of utterance length in batches."""
+    lengths = [waveform.samples.shape[0] for _, waveform in recordings]
+    if engine.batch_changes_results:
+        batches = [[place] for place in range(len(recordings))]
+    else:
+        batches = plan_batches(lengths, budget_samples=engine.batch_samples)
+    for batch in batches:
+        outputs = engine.log_probs([recordings[place][1].samples for place in batch])
+        for place, log_probs in zip(batch, outputs, strict=True):
+            index, waveform = recordings[place]
+            token_ids, scores = best_frames(log_probs)
+            yield _heard(engine, index, token_ids, scores, lengths[place], waveform.warnings)
+
+
+def _hear_long(
+    engine: Engine, index: int, recording: Waveform | LongRecording, plan: WindowPlan
+) -> Heard:
+    """Run one long recording in windows."""
+    if isinstance(recording, Waveform):
+        token_ids, scores = _best_of_stream(engine, [recording.samples], plan)
+        return _heard(
+            engine, index, token_ids, scores, recording.samples.shape[0], recording.warnings
+        )
+    # The fault of a recording ends that recording; the fault of a model ends the job.
+    faults: list[Exception] = []
+
+    def guarded(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        try:
+            yield from blocks
+        except Exception as error:  # noqa: BLE001 (kept with its recording: see read_error)
+            faults.append(error)
+
+    try:
+        stream = io.stream(recording.audio, sample_rate=engine.spec.sample_rate)
+    except Exception as error:  # noqa: BLE001 (kept with its recording: see read_error)
+        return _failed(index, read_error(error, index))
+    with stream:
+        token_ids, scores = _best_of_stream(engine, guarded(stream), plan)
+        if faults:
+            return _failed(index, read_error(faults[0], index))
+        return _heard(engine, index, token_ids, scores, stream.num_samples, stream.warnings)
+
+
+def _best_of_stream(
+    engine: Engine, blocks: Iterable[NDArray[np.float32]], plan: WindowPlan
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Keep the winner of each frame of a recording of any length."""
+    parts = [best_frames(part) for part in stream_log_probs(engine, blocks, plan)]
+    if not parts:
+        return np.zeros(0, np.int32), np.zeros(0, np.float32)
+    ids, scores = zip(*parts, strict=True)
+    return np.concatenate(ids), np.concatenate(scores)
+
+
+def read_source(source: Source, engine: Engine, whole_seconds: float) -> Waveform | LongRecording:
+    """Decode one recording at the model's rate, or find that it is too long to hold."""
+    rate = engine.spec.sample_rate
+    if isinstance(source.audio, Waveform):
+        if source.audio.sample_rate == rate:
+            return source.audio
+        return Waveform(
+            samples=engine.prepare(source.audio),
+            sample_rate=rate,
+            warnings=source.audio.warnings,
+        )
+    can_reopen = isinstance(source.audio, str | os.PathLike | bytes | bytearray | memoryview)
+    if not source.is_whole or not can_reopen:
+        return io.read(
+            source.audio,
+            sample_rate=rate,
+            start_seconds=source.start_seconds,
+            max_seconds=source.max_seconds,
+        )
+    # Headers lie about length, so it is measured.
+    blocks: list[NDArray[np.float32]] = []
+    with io.stream(source.audio, sample_rate=rate) as stream:
+        for block in stream:
+            blocks.append(block)
+            if stream.num_samples > whole_seconds * rate:
+                return LongRecording(audio=source.audio)
+        samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        return Waveform(samples=samples, sample_rate=rate, warnings=stream.warnings)
+
+
+def _heard(
+    engine: Engine,
+    index: int,
+    token_ids: NDArray[np.int32],
+    log_probs: NDArray[np.float32],
+    num_samples: int,
+    warnings: tuple[str, ...],
+) -> Heard:
+    """Give the winners of all frames their time base."""
+    path = BestPath(
+        token_ids=token_ids,
+        log_probs=log_probs,
+        frame_stride_samples=engine.encoder_config.stride_samples,
+        frame_offset_samples=engine.frame_offset_samples,
+        num_samples=num_samples,
+        sample_rate=engine.spec.sample_rate,
+    )
+    warnings = with_too_short(warnings, frames=token_ids.shape[0])
+    return Heard(index=index, path=path, error=None, warnings=warnings)
+
+
+def _failed(index: int, error: AudioError) -> Heard:
+    """Say that a recording could not be read."""
+    return Heard(index=index, path=None, error=error, warnings=())
