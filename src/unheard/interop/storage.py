@@ -89,7 +89,7 @@ def list_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
                     )
                 part = source.get_slice(name)
                 stored[name] = StoredTensor(
-                    file=file, shape=tuple(part.get_shape()), kind=part.get_dtype()
+                    file=file, shape=tuple(part.get_shape() or ()), kind=str(part.get_dtype())
                 )
     return stored
 

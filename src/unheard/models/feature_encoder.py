@@ -17,6 +17,10 @@ from unheard.tensors import conv_lengths, padding_mask
 Padding = Literal["masked", "zeros"]
 """How padding enters statistics: see `unheard.audio.signal.InputSpec`."""
 
+CONV_NORM_EPSILON = 1e-5
+"""Of the norms between the convolutions: fixed in fairseq and in transformers, where
+`norm_epsilon` is that of the other norms."""
+
 
 class FeatureEncoder(nn.Module):
     """Convolution blocks: convolution, norm (all or only the first), GELU."""
@@ -28,9 +32,9 @@ class FeatureEncoder(nn.Module):
         for number, layer in enumerate(config.conv_layers):
             norm: ChannelNorm | TimeNorm | None = None
             if config.conv_norm == "layer":
-                norm = ChannelNorm(layer.channels, epsilon=config.norm_epsilon)
+                norm = ChannelNorm(layer.channels, epsilon=CONV_NORM_EPSILON)
             elif number == 0:
-                norm = TimeNorm(layer.channels, epsilon=config.norm_epsilon)
+                norm = TimeNorm(layer.channels, epsilon=CONV_NORM_EPSILON)
             blocks.append(ConvBlock(in_channels, layer, norm=norm, bias=config.conv_bias))
             in_channels = layer.channels
         self.blocks = nn.ModuleList(blocks)

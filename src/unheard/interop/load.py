@@ -1,0 +1,110 @@
+"""One way in for every kind of stored model: what it is shows in its content."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from unheard.errors import ConfigError, FormatError
+from unheard.files import sha256_file
+from unheard.interop import huggingface, native, storage
+from unheard.interop.bundle import ModelBundle
+
+HUB_PREFIX = "hf:"
+"""Says that a name is meant on the Hugging Face hub, whatever lies in the current folder."""
+
+
+def load_model(
+    source: str | os.PathLike[str] | ModelBundle,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> ModelBundle:
+    """Load a model.
+
+    Args:
+        source: a folder (ours, or one of transformers), a name on the Hugging Face hub such as
+            "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded model, which is
+            put onto the device.
+        device: where the weights go.
+        dtype: type of the weights; None keeps float64 and makes everything else float32.
+
+    Returns:
+        The model in evaluation mode, with its alphabet, input spec and provenance.
+
+    Raises:
+        ConfigError: if there is no such folder or name, the name is ambiguous, or a setting is
+            not valid.
+        FormatError: if the folder is not of a known kind.
+        CheckpointError: if weights are damaged or do not fit their configuration.
+        AlphabetError: if the vocabulary does not fit the model.
+        MissingExtraError: if the hub is needed and its client is not installed.
+    """
+    if isinstance(source, ModelBundle):
+        source.model.to(device=device, dtype=dtype)
+        return source
+    folder, provenance = _find(source)
+    if native.is_model_folder(folder):
+        return native.load_model(folder, device=device, dtype=dtype)
+    return huggingface.load_model(folder, device=device, dtype=dtype, provenance=provenance)
+
+
+def model_fingerprint(source: str | os.PathLike[str]) -> str:
+    """Return a hash that tells models apart: equal for equal files, in any place.
+
+    Args:
+        source: as for `load_model`.
+    """
+    folder, _ = _find(source)
+    if native.is_model_folder(folder):
+        return native.fingerprint(folder)
+    files = huggingface.model_files(folder)
+    text = "\n".join(f"{file.name} {sha256_file(file)}" for file in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(source: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
+    """Find the folder of a source, fetching it from the hub if it must be."""
+    name = os.fspath(source)
+    if isinstance(source, str) and name.startswith(HUB_PREFIX):
+        return huggingface.fetch(name.removeprefix(HUB_PREFIX))
+    path = Path(name)
+    if path.is_dir():
+        if (path / storage.CONFIG_FILE).is_file():
+            return path, {"source": str(path)}
+        hint = ""
+        if isinstance(source, str) and huggingface.is_hub_name(name):
+            hint = f' If the model of that name on the hub is meant, write "{HUB_PREFIX}{name}".'
+        raise FormatError(
+            f"{path} is not a model folder: expected a {storage.CONFIG_FILE} in it, found "
+            f"{_listed(path)}.{hint}"
+        )
+    if path.exists():
+        raise FormatError(_explain_file(path))
+    if isinstance(source, str) and huggingface.is_hub_name(name):
+        return huggingface.fetch(name)
+    raise ConfigError(
+        f"There is no model {name!r}: expected a model folder, or a name on the Hugging Face hub "
+        "such as facebook/wav2vec2-base-960h. Check the path."
+    )
+
+
+def _listed(folder: Path) -> str:
+    """Say what a folder holds."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or (
+        "nothing"
+    )
+
+
+def _explain_file(path: Path) -> str:
+    """Say what to do with a path that is a file."""
+    if path.suffix == ".safetensors" or path.name == storage.CONFIG_FILE:
+        return f"{path} is a file of a model: expected its folder. Give {path.parent} instead."
+    if path.suffix in (".pt", ".bin", ".ckpt", ".pth"):
+        return (
+            f"{path} is a pickled checkpoint: expected a model folder with safetensors weights. "
+            "Convert it with the program that wrote it; this version does not read pickles."
+        )
+    return f"{path} is not a model: expected a model folder, found a file."
