@@ -167,8 +167,8 @@ def _call(name: str, function: Callable[..., Any], words: list[str]) -> int:
         import json
 
         print(json.dumps(plain(result), ensure_ascii=False, indent=2, allow_nan=False))
-    else:
-        print(_table(result))
+    elif table := _table(result):
+        print(table)
     return EXIT_SOME_FAILED if getattr(result, "failed", 0) else EXIT_DONE
 
 
