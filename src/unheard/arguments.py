@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
 
@@ -56,7 +56,10 @@ def parse(
     if with_json:
         parameters.append(
             inspect.Parameter(
-                "json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool
+                "json",
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=Annotated[bool, tyro.conf.arg(help_behavior_hint="")],
             )
         )
 
@@ -76,6 +79,7 @@ def parse(
             tyro.conf.DisallowNone,
             tyro.conf.FlagCreatePairsOff,
             tyro.conf.HelptextFromCommentsOff,
+            tyro.conf.PositionalMetavarFromFieldName,
         ),
     )
     for parameter, value in zip(parameters, call.positional, strict=False):
@@ -108,8 +112,32 @@ def _command_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]
             parameter = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         elif by_position:
             parameter = parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
-        parameters.append(parameter.replace(annotation=kind))
+        details = tyro.conf.arg(
+            help_behavior_hint=_hint(parameter, kind),
+            metavar=_metavar(parameter, kind, hints[parameter.name]),
+        )
+        parameters.append(parameter.replace(annotation=Annotated[kind, details]))
     return sorted(parameters, key=lambda parameter: parameter.kind)
+
+
+def _metavar(parameter: inspect.Parameter, kind: Any, annotation: Any) -> str | None:
+    """Name what is to be typed, where tyro's own name would mislead."""
+    if parameter.default is inspect.Parameter.empty and get_origin(kind) is tuple:
+        return f"{parameter.name.upper()} ..."
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or "Path" not in str(annotation):
+        return None
+    return "PATH"
+
+
+def _hint(parameter: inspect.Parameter, kind: Any) -> str:
+    """Say in the help what happens when an argument is left out."""
+    if parameter.default is inspect.Parameter.empty:
+        return "(required)"
+    if parameter.default is None or parameter.default is False or parameter.default == ():
+        return ""
+    if kind is bool:
+        return "(default: yes; this turns it off)"
+    return f"(default: {parameter.default})"
 
 
 def command_type(annotation: Any) -> Any:
