@@ -15,7 +15,8 @@ from unheard.text.subtitles import segments_from_words, to_srt, to_vtt
 # Characters whose neighbours matter to a normaliser, among letters of several scripts.
 TRICKY = (
     "ab I İ Σ ς ß é e\u0301\u0323\u0308 ŋ ʼ '’`-‐·|_. \u200c\u200d\u200b\u202b\u200f\ufeff"
-    "\u00ad\ufe0f\u20e3 हिन्\u0d4d\u09cdد ی \u0640\u0654 ن 한\u1112\u1161 ፡። ՞ ״־ 1 €\u1fef\u0958 \x00\n\u00a0"
+    "\u00ad\ufe0f\u20e3 हिन्\u0d4d\u09cdد ی \u0640\u0654 ن 한\u1112\u1161 ፡። ՞ ״־ 1 €"
+    "\u1fef\u0958 \x00\n\u00a0"
 )
 ANY_TEXT = st.text(max_size=40) | st.text(alphabet=TRICKY, max_size=40)
 TEXT = ANY_TEXT.filter(lambda text: not any(0xD800 <= ord(c) <= 0xDFFF for c in text))
@@ -26,6 +27,7 @@ TEXT = ANY_TEXT.filter(lambda text: not any(0xD800 <= ord(c) <= 0xDFFF for c in 
 @example(text="a'\u200cb")
 @example(text="ന\u0d4d\u200d'ന")
 @example(text="a\u200b\u0301")
+@example(text="İ\u094d\u200d")
 def test_normalizers_are_idempotent(name: str, text: str) -> None:
     once = normalize.get(name)(text)
     assert normalize.get(name)(once) == once
@@ -47,16 +49,17 @@ def test_none_1_keeps_every_visible_character(text: str) -> None:
 
 @given(text=ANY_TEXT)
 def test_basic_1_drops_only_what_is_not_spoken(text: str) -> None:
-    # Category by category, in order: what is left of letters, marks and numbers is all of them.
+    # In canonical order, so that dropped neighbours do not matter: what is left of letters, marks and numbers is all of them.
     def spoken(of: str) -> str:
         kinds = ("L", "N", "Mn", "Mc")
-        return "".join(
+        kept = (
             c
-            for c in unicodedata.normalize("NFD", of)
+            for c in of
             if unicodedata.category(c).startswith(kinds)
             and c != "\u0640"
             and "VARIATION SELECTOR-" not in unicodedata.name(c, "")
         )
+        return unicodedata.normalize("NFD", "".join(kept))
 
     assert spoken(normalize.basic_1(text)) == spoken(unicodedata.normalize("NFC", text).lower())
 

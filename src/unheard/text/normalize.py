@@ -80,6 +80,7 @@ def basic_1(text: str) -> str:
     8. Each run of white space becomes one space, none at either end; composed to NFC again.
     """
     text = unicodedata.normalize("NFC", text).lower().translate(_BASIC_TABLE)
+    text = unicodedata.normalize("NFC", text)  # marks may have met: their order decides below
     text = _JOINER_RUN.sub(_keep_joiner, text)
     text = _OUTER_PUNCTUATION.sub(" ", text)
     return unicodedata.normalize("NFC", " ".join(text.split()))

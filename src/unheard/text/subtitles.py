@@ -169,8 +169,8 @@ def to_vtt(segments: Iterable[Segment], *, line_characters: int | None = LINE_CH
 
 
 def _one_line(text: str) -> str:
-    """Put a space for each run of spaces, control characters and line breaks."""
-    return _BREAKS.sub(" ", text).strip(" ")
+    """Put a space for each run of spaces, controls and line breaks; none at either end."""
+    return _BREAKS.sub(" ", text).strip()
 
 
 def _lines(text: str, line_characters: int | None) -> Sequence[str]:

@@ -51,7 +51,7 @@ def test_a_long_word_stands_alone() -> None:
 
 
 def test_words_without_visible_characters_are_left_out() -> None:
-    words = [Word("a", 0, 1), Word(" \n", 1, 2), Word("b\nc", 2, 3)]
+    words = [Word("a", 0, 1), Word(" \n\u00a0", 1, 2), Word("b\nc", 2, 3)]
     assert [s.text for s in segments_from_words(words)] == ["a", "b c"]
     assert segments_from_words([]) == []
 
@@ -101,7 +101,7 @@ def test_srt_text_cannot_look_like_a_time_line() -> None:
 def test_line_breaks_and_controls_cannot_end_a_subtitle(write) -> None:
     text = "a\n\nb\r\n\u2028c\x00\x1bd\x85e"
     assert write([make_segment(text)]).endswith("\na b c d e\n")
-    assert write([make_segment(" \n\n")]) == write([])
+    assert write([make_segment("\u00a0\n\n")]) == write([])
 
 
 @pytest.mark.parametrize("write", [to_srt, to_vtt])
