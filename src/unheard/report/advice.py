@@ -235,8 +235,8 @@ def suspicious_transcripts(facts: LearnFacts) -> Advice | None:
 def word_breaks(facts: LearnFacts) -> Advice | None:
     """Say that many errors are word breaks."""
     confusions = count_confusions((u.reference, u.hypothesis) for u in facts.utterances)
-    errors = sum(c.count for c in confusions)
-    breaks = sum(c.count for c in confusions if " " in (c.reference, c.hypothesis))
+    errors = sum(c.times for c in confusions)
+    breaks = sum(c.times for c in confusions if " " in (c.reference, c.hypothesis))
     if errors < 50 or breaks < 0.15 * errors:
         return None
     return Advice(

@@ -13,9 +13,12 @@ _JOINERS = frozenset("\u200c\u200d")
 
 
 class Edit(NamedTuple):
-    """A stretch of an alignment; what an insertion replaces, and what a deletion puts, is empty."""
+    """A stretch of an alignment; what an insertion replaces, and what a deletion puts, is empty.
 
-    kind: Literal["equal", "replace", "delete", "insert"]
+    `kind` is "equal", "replace", "delete" or "insert".
+    """
+
+    kind: str
     reference: tuple[str, ...]
     hypothesis: tuple[str, ...]
 
@@ -25,7 +28,7 @@ class Confusion(NamedTuple):
 
     reference: str
     hypothesis: str
-    count: int
+    times: int
 
 
 def clusters(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The report of a `learn` run: one HTML file that needs nothing else, ever.
 
 The page has no script, no link to the outside, and a content security policy that forbids both;
-sounds are data URIs, charts are SVG. It is the same for the same folder: it holds no date and no
-absolute path but those that learn.json holds. `facts` documents the files that are read.
+sounds are data URIs, charts are SVG. The same folder gives the same page: it holds no date, and no
+path but those that the files of the folder hold. `facts` documents which files are read.
 """
 
 import base64
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -18,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from unheard import files
+from unheard.data import corpora
 from unheard.report import advice, alignment, plots
 from unheard.report.facts import (
     DURATION_STEP_SECONDS,
@@ -25,6 +27,7 @@ from unheard.report.facts import (
     Rate,
     RunFacts,
     ScoredUtterance,
+    Scores,
     SplitFacts,
     mapping,
     number,
@@ -38,7 +41,7 @@ WORST_SHOWN = 8
 TYPICAL_SHOWN = 8
 SAMPLES_SHOWN = 3
 SAMPLE_STEPS_SHOWN = 8
-CONFUSIONS_SHOWN = 15
+CONFUSIONS_SHOWN = 12
 SKIPS_SHOWN = 12
 SPEAKERS_SHOWN = 40
 CHARACTERS_SHOWN = 400
@@ -50,6 +53,8 @@ _SPLIT_NAMES = {
     "test": "test (held out)",
     "unlabelled": "without transcripts",
 }
+
+_INKLESS = {" ": "space", "\u200c": "non-joiner", "\u200d": "joiner"}
 
 
 def write_report(folder: Path) -> Path:
@@ -198,9 +203,11 @@ def _cards(facts: LearnFacts) -> Html:
             if rate is not None:
                 cards.append((percent(rate.value), name, _interval(rate)))
     if facts.labelled_seconds:
-        train = facts.splits.get("train")
-        people = quantity(len(train.speakers), "speaker") if train and train.speakers else ""
-        cards.append((duration(facts.labelled_seconds), "of transcripts", people))
+        valid = facts.splits.get("valid")
+        apart = (
+            f"{duration(valid.seconds)} of them for validation" if valid and valid.seconds else ""
+        )
+        cards.append((duration(facts.labelled_seconds), "of transcripts", apart))
     unlabelled = facts.splits.get("unlabelled")
     if unlabelled is not None and unlabelled.seconds:
         heard = "used for pre-training" if facts.pretraining else "not used"
@@ -280,18 +287,30 @@ def _result(facts: LearnFacts) -> Html:
             rates,
             _line(
                 "Errors are letters (or words) confused with another, left out, or made up, "
-                "over the number in the reference. The interval says where the rate may lie on "
-                "other recordings like these."
+                f"over the number in the reference. {_interval_meaning(ours)}"
                 + (
                     f" Texts are compared after the normaliser {facts.normalizer}."
                     if facts.normalizer
                     else ""
                 )
             ),
+            *(_line(warning) for warning in ours.warnings),
             tag("div", _spread(facts), _speakers(facts), at={"class": "pair"}),
             _trust(facts),
         ]
     )
+
+
+def _interval_meaning(scores: Scores) -> str:
+    """Say what the intervals are intervals of."""
+    if scores.resample == "speakers":
+        return "The interval says where the rate may lie with other speakers like these."
+    if scores.resample == "utterances":
+        return (
+            "The interval says where the rate may lie on other recordings of the same speakers; "
+            "with other speakers it may lie farther away."
+        )
+    return "The interval says where the rate may lie on other recordings like these."
 
 
 def _range(rate: Rate) -> str:
@@ -322,11 +341,8 @@ def _comparison(facts: LearnFacts) -> Html | None:
     gap = facts.difference
     if gap is not None and gap.low is not None and gap.high is not None:
         apart = gap.low > 0 or gap.high < 0
-        certainty = (
-            f"On the same recordings the difference lies between {100 * gap.low:.1f} and "
-            f"{100 * gap.high:.1f} points (95 % interval"
-            + (")." if apart else "), so it may be chance.")
-        )
+        certainty = f"On the same recordings that is {_points(gap.low, gap.high)} (95 % interval"
+        certainty += ")." if apart else "), so it may be chance."
     else:
         apart = None not in (ours.low, ours.high, other.low, other.high) and (
             (ours.high or 0) < (other.low or 0) or (other.high or 0) < (ours.low or 0)
@@ -340,10 +356,19 @@ def _comparison(facts: LearnFacts) -> Html | None:
     return tag(
         "p",
         f"Pre-training {direction} ",
-        tag("strong", f"{abs(100 * change):.0f} % of the character errors"),
+        tag("strong", f"{percent(abs(change), digits=0)} of the character errors"),
         f": {percent(other.value)} without it, {percent(ours.value)} with it, on the same "
         f"transcripts and with the same fine-tuning. {certainty}",
     )
+
+
+def _points(low: float, high: float) -> str:
+    """Write an interval of differences in points, in words for the sign."""
+    if high <= 0:
+        return f"{-100 * high:.1f} to {-100 * low:.1f} points fewer"
+    if low >= 0:
+        return f"{100 * low:.1f} to {100 * high:.1f} points more"
+    return f"between {-100 * low:.1f} points fewer and {100 * high:.1f} points more"
 
 
 def _speakers(facts: LearnFacts) -> Html | None:
@@ -386,7 +411,7 @@ def _spread(facts: LearnFacts) -> Html | None:
         x_label="characters wrong in a recording [%]",
         note=f"Half of the recordings have at most {per_hundred(middle)} errors in 100 "
         f"characters; {quantity(exact, 'recording')} of {len(facts.utterances):,} without any. "
-        "The last bar is 100 % and more.",
+        f"The last bar is {percent(1, digits=0)} and more.",
     )
 
 
@@ -447,11 +472,12 @@ def _next(facts: LearnFacts) -> Html:
 
 
 def _letter(letter: str, *, language: str | None = None) -> Html:
-    """Write one character so that it can be seen."""
-    if letter == " ":
-        return tag("span", "space", at={"class": "letter named"})
+    """Write one character so that it can be seen; what has no ink is named."""
+    if len(letter) == 1 and unicodedata.category(letter) in ("Zs", "Cf"):
+        name = _INKLESS.get(letter) or unicodedata.name(letter, _code_points(letter)).lower()
+        return tag("span", name, at={"class": "letter named"})
     # A mark that combines needs something to stand on.
-    carrier = "◌" if alignment.clusters("a" + letter) == ["a" + letter] else ""
+    carrier = "◌" if unicodedata.category(letter[0])[0] == "M" else ""
     return tag("span", speech(carrier + letter, language=language), at={"class": "letter"})
 
 
@@ -538,22 +564,18 @@ def choose_examples(
 def _example(utterance: ScoredUtterance, *, players: Players, language: str | None) -> Html:
     """One utterance: who, how long, how wrong, the sound, both texts."""
     edits = alignment.align(utterance.reference, utterance.hypothesis)
-    facts: list[Content] = [
-        tag("b", f"{100 * utterance.cer:.0f} %"),
-        f" {utterance.char_errors} of {quantity(utterance.char_total, 'character')}",
-    ]
-    if utterance.seconds is not None:
-        facts.append(f" · {utterance.seconds:.1f} s")
-    if utterance.speaker is not None:
-        facts += [" · ", speech(utterance.speaker)]
+    wrong = f" {utterance.char_errors} of {quantity(utterance.char_total, 'character')}"
+    long = "" if utterance.seconds is None else f" · {utterance.seconds:.1f} s"
+    who: list[Content] = [] if utterance.speaker is None else [speech(utterance.speaker)]
     if utterance.confidence is not None:
-        facts.append(f" · confidence {utterance.confidence:.2f}")
+        who.append(f"{' · ' if who else ''}confidence {utterance.confidence:.2f}")
     wrote = alignment.mark(edits, side="hypothesis")
     return tag(
         "article",
         tag(
             "div",
-            tag("p", *facts),
+            tag("p", tag("b", percent(utterance.cer, digits=0)), wrong, long),
+            tag("p", *who) if who else None,
             tag("p", speech(utterance.id), at={"class": "id"}),
             players.player(utterance),
             at={"class": "about"},
@@ -597,8 +619,8 @@ def _mistakes(facts: LearnFacts) -> Html:
                     if kind == "replace"
                     else (_letter(c.reference or c.hypothesis, language=language),)
                 ),
-                f"{c.count:,}",
-                *((percent(c.count / spoken[c.reference], digits=0),) if c.reference else ()),
+                f"{c.times:,}",
+                *((percent(c.times / spoken[c.reference], digits=0),) if c.reference else ()),
             )
             for c in chosen
         ]
@@ -612,7 +634,7 @@ def _mistakes(facts: LearnFacts) -> Html:
         found = rows(kind)
         body = table(head, found, numeric=numeric) if found else _line("None.")
         blocks.append(tag("div", tag("h3", title), body))
-    total = sum(c.count for c in confusions)
+    total = sum(c.times for c in confusions)
     return join(
         [
             tag(
@@ -678,6 +700,7 @@ def _pretraining_charts(run: RunFacts) -> list[plots.Chart]:
             series=_both(run, "accuracy"),
             from_zero=True,
             form=_percent_tick,
+            tick=_percent_tick,
             note="How often the right sound scores highest.",
         ),
         plots.Chart(
@@ -721,6 +744,7 @@ def _finetuning_charts(run: RunFacts, scratch: RunFacts | None) -> list[plots.Ch
             series=tuple(rates),
             from_zero=True,
             form=_percent_tick,
+            tick=_percent_tick,
             note="The model with the fewest character errors is kept.",
         ),
         plots.Chart(
@@ -729,6 +753,7 @@ def _finetuning_charts(run: RunFacts, scratch: RunFacts | None) -> list[plots.Ch
             series=_both(run, "blank_ratio"),
             from_zero=True,
             form=_percent_tick,
+            tick=_percent_tick,
             note="Near 100 % the model writes nothing; training begins there.",
         ),
         *_optimiser_charts(run),
@@ -738,19 +763,21 @@ def _finetuning_charts(run: RunFacts, scratch: RunFacts | None) -> list[plots.Ch
 def _optimiser_charts(run: RunFacts) -> list[plots.Chart]:
     """Learning rate, gradient norm and speed."""
     norms = run.series("train", "grad_norm")
+    rates = run.series("train", "learning_rate")
     positive = [norm for _, norm in norms if norm > 0]
     wide = bool(positive) and max(positive) > 30 * min(positive)
     return [
         plots.Chart(
             title="Learning rate",
-            unit="a step",
-            series=(plots.Series(name="rate", points=run.series("train", "learning_rate")),),
+            unit=f"highest {_short(max(rate for _, rate in rates))}" if rates else "",
+            series=(plots.Series(name="rate", points=rates),),
             from_zero=True,
             form=_short,
+            tick=_short,
         ),
         plots.Chart(
             title="Gradient norm",
-            unit="logarithmic" if wide else "before clipping",
+            unit="before clipping, logarithmic" if wide else "before clipping",
             series=(plots.Series(name="norm", points=norms),),
             from_zero=not wide,
             logarithmic=wide,
@@ -777,7 +804,7 @@ def _both(run: RunFacts, name: str) -> tuple[plots.Series, ...]:
 
 def _percent_tick(value: float) -> str:
     """Write a share on an axis."""
-    return f"{100 * value:.0f} %" if value == 0 or abs(value) >= 0.0995 else f"{100 * value:.1f} %"
+    return percent(value, digits=0 if value == 0 or abs(value) >= 0.0995 else 1)
 
 
 def _short(value: float) -> str:
@@ -872,8 +899,9 @@ def _data(facts: LearnFacts) -> Html:
         (
             _SPLIT_NAMES[name],
             f"{split.utterances:,}",
-            f"{split.seconds / 3600:.2f}" if split.seconds >= 3600 else "",
-            f"{split.seconds / 60:.1f}",
+            f"{split.seconds / 3600:.2f} h"
+            if split.seconds >= 6000
+            else f"{split.seconds / 60:.1f} min",
             _speaker_count(split),
             f"{split.words:,}" if split.transcribed else "",
             f"{sum(split.characters.values()):,}" if split.transcribed else "",
@@ -883,9 +911,9 @@ def _data(facts: LearnFacts) -> Html:
     return join(
         [
             table(
-                ("", "recordings", "hours", "minutes", "speakers", "words", "characters"),
+                ("", "recordings", "duration", "speakers", "words", "characters"),
                 rows,
-                numeric=range(1, 7),
+                numeric=range(1, 6),
             ),
             _speaker_line(facts),
             tag(
@@ -997,9 +1025,9 @@ def _skipped(facts: LearnFacts) -> Html:
         [
             head,
             table(
-                ("reason", "times"),
+                ("reason", "times", ""),
                 [
-                    (reason.replace("_", " "), f"{count:,}")
+                    (reason.replace("_", " "), f"{count:,}", corpora.REASONS.get(reason))
                     for reason, count in reasons.most_common()
                 ],
                 numeric=(1,),

@@ -4,13 +4,15 @@ import math
 
 
 def percent(share: float, *, digits: int = 1) -> str:
-    """Write a share of one as a percentage."""
-    return f"{100 * share:.{digits}f} %"
+    """Write a share of one as a percentage, the sign held to the number."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def per_hundred(share: float) -> str:
     """Write a share as "so many in 100": a whole number from 10 on, one decimal below."""
     value = 100 * share
+    if value == 0:
+        return "0"
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
@@ -39,3 +41,12 @@ def significant(value: float, *, digits: int = 3) -> str:
     if magnitude < -4:
         return f"{value:.{digits - 1}e}"
     return f"{value:.{digits - 1 - magnitude}f}"
+
+
+def trimmed(value: float) -> str:
+    """Write a round number as an axis does: 0, 0.0004, 2.5, 1,200, 1e-05."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ def encode(samples: NDArray[np.float32]) -> tuple[str, bytes]:
     ):
         try:
             return media_type, _encode_with(samples, codec=codec, container=container)
-        except (av.FFmpegError, ValueError, LookupError):
+        except (av.error.FFmpegError, ValueError, LookupError):
             continue  # this build of the codec library lacks the encoder
     return "audio/wav", _wav(samples)
 

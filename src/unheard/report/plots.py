@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unheard.report.markup import Html, join, tag
-from unheard.report.numbers import significant
+from unheard.report.numbers import significant, trimmed
 
-WIDTH, HEIGHT = 380, 218
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 34
+WIDTH, HEIGHT = 380, 222
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 38
 _BUCKETS = 140
 
 Points = Sequence[tuple[float, float]]
@@ -58,6 +58,7 @@ class Chart:
         from_zero: the y axis begins at zero.
         logarithmic: the y axis is logarithmic; values that are not positive are left out.
         form: how a y value is written.
+        tick: how a y value is written on the axis.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Chart:
     from_zero: bool = False
     logarithmic: bool = False
     form: Callable[[float], str] = significant
+    tick: Callable[[float], str] = trimmed
 
 
 def ticks(low: float, high: float, *, count: int = 5) -> list[float]:
@@ -121,7 +123,7 @@ def line_chart(chart: Chart) -> Html | None:
     )
     drawing = tag(
         "svg",
-        _axes(frame, form=chart.form),
+        _axes(frame, form=chart.tick),
         *(_level(frame, level, form=chart.form) for level in chart.levels),
         *(_curve(frame, s, form=chart.form) for s in series),
         at={
@@ -186,16 +188,17 @@ def bar_chart(
                 )
             )
         if index % every == 0:
-            shapes.append(_label(x + width / 2, floor + 14, label, anchor="middle"))
+            shapes.append(tag("path", at={"class": "grid", "d": f"M{x:.1f} {floor}v4"}))
+            shapes.append(_label(x, floor + 16, label, anchor="middle"))
     grid = []
     for value in marks:
         y = floor - value * scale
-        grid += [_grid_line(y), _label(_LEFT - 6, y + 4, significant(value), anchor="end")]
+        grid += [_grid_line(y), _label(_LEFT - 6, y + 4, trimmed(value), anchor="end")]
     drawing = tag(
         "svg",
         *grid,
         *shapes,
-        _label(WIDTH - _RIGHT, HEIGHT - 3, x_label, anchor="end", role="axis"),
+        _label(WIDTH - _RIGHT, HEIGHT - 5, x_label, anchor="end", role="axis"),
         at={
             "viewBox": f"0 0 {WIDTH} {HEIGHT}",
             "role": "img",
@@ -317,7 +320,7 @@ def _axes(frame: _Frame, *, form: Callable[[float], str]) -> Html:
         anchor = "end" if x > WIDTH - 30 else "middle"
         parts.append(tag("path", at={"class": "grid", "d": f"M{x:.1f} {floor}v4"}))
         parts.append(_label(x, floor + 16, _compact(value), anchor=anchor))
-    parts.append(_label(WIDTH - _RIGHT, HEIGHT - 3, "updates", anchor="end", role="axis"))
+    parts.append(_label(WIDTH - _RIGHT, HEIGHT - 5, "updates", anchor="end", role="axis"))
     return join(parts)
 
 
@@ -359,7 +362,10 @@ def _curve(frame: _Frame, series: Series, *, form: Callable[[float], str]) -> Ht
 
 
 def _legend(series: Sequence[Series], *, form: Callable[[float], str]) -> Html:
-    """Name each curve with its last value."""
+    """Name each curve with its last value; one curve alone is named by the title."""
+    if len(series) == 1:
+        last = tag("b", form(series[0].points[-1][1]))
+        return tag("span", "at the end ", last, at={"class": "key"})
     return join(
         tag(
             "span",
