@@ -15,7 +15,6 @@ from unheard.decoding.emissions import Emissions
 from unheard.errors import ConfigError
 from unheard.interop.bundle import ModelBundle
 from unheard.models.ctc import CtcModel
-from unheard.text.alphabet import Alphabet
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of the matrix products; "auto" is the type of the model's weights."""
@@ -53,7 +52,8 @@ class Engine:
         Raises:
             ConfigError: if the model has no CTC head, or a setting is out of range.
         """
-        if not isinstance(bundle.model, CtcModel) or bundle.alphabet is None:
+        model, alphabet = bundle.model, bundle.alphabet
+        if not isinstance(model, CtcModel) or alphabet is None:
             raise ConfigError(
                 "Cannot transcribe: expected a model with an alphabet and a CTC head, found a "
                 'pre-trained model without them. Fine-tune it first: "unheard finetune".'
@@ -66,8 +66,8 @@ class Engine:
         if not batch_seconds > 0:
             raise ConfigError(f"batch_seconds must be more than 0, got {batch_seconds}.")
         self.bundle = bundle
-        self.model: CtcModel = bundle.model
-        self.alphabet: Alphabet = bundle.alphabet
+        self.model = model
+        self.alphabet = alphabet
         self.spec = bundle.input_spec
         self.encoder_config = bundle.encoder_config
         self.precision: Precision = precision
