@@ -59,7 +59,7 @@ class Reading:
             then worth a word.
         audio_suffixes: lower-case suffixes of recordings, with the dot.
         extract_to: folder for sound that lies inside tables, or None where none may be written.
-        tables: those that were opened, for the record.
+        tables: what was found out about those that were opened, as plain JSON data.
     """
 
     tree: Tree
@@ -68,7 +68,20 @@ class Reading:
     told: bool
     audio_suffixes: frozenset[str]
     extract_to: Path | None
-    tables: list[Table] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+
+    def note_table(
+        self, path: Path, *, kind: str, columns: Mapping[Role, str], has_header: bool
+    ) -> None:
+        """Keep for the record how a table was understood."""
+        self.tables.append(
+            {
+                "path": printable(str(path), longest=1000),
+                "kind": kind,
+                "has_header": has_header,
+                "columns": {role: printable(name) for role, name in columns.items()},
+            }
+        )
 
 
 def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Iterator[Claim | Skip]:
@@ -99,7 +112,7 @@ def open_in(reading: Reading, path: Path, *, quoted: bool | None = None) -> Tabl
     table = open_table(
         path, choice=reading.columns, names_audio=_audio_test(path, reading), quoted=quoted
     )
-    reading.tables.append(table)
+    reading.note_table(path, kind=table.kind, columns=table.columns, has_header=table.has_header)
     return table
 
 
@@ -124,7 +137,9 @@ class BadRow(Exception):
         self.reason = reason
 
 
-def claim_of_row(row: Row, source: Path, reading: Reading, *, split: str | None) -> Claim:
+def claim_of_row(
+    row: Row, source: Path, reading: Reading, *, split: str | None, audio: Path | None = None
+) -> Claim:
     """Read the cells of one row.
 
     Args:
@@ -132,6 +147,7 @@ def claim_of_row(row: Row, source: Path, reading: Reading, *, split: str | None)
         source: the table's file; relative names start from its folder.
         reading: what names are looked up in.
         split: the part the row belongs to, where it does not say.
+        audio: the recording, where it is known already.
 
     Raises:
         BadRow: if the row makes no sense, or names no recording that may be read.
@@ -139,7 +155,7 @@ def claim_of_row(row: Row, source: Path, reading: Reading, *, split: str | None)
     cells = row.cells
     extra = {name: value for name, value in row.others.items() if _is_worth_keeping(value)}
     start: float | None
-    if "num_samples" in extra and "sample_rate" in extra:
+    if _is_of_a_manifest(row):
         own = {**row.others, **{role: value for role, value in cells.items() if value is not None}}
         try:
             utterance = utterance_from_row(own)
@@ -156,13 +172,8 @@ def claim_of_row(row: Row, source: Path, reading: Reading, *, split: str | None)
     else:
         start, duration = _stretch(cells)
         given_split = cells.get("split")
-    name = cells.get("audio")
-    if isinstance(name, dict):
-        name = name.get("path")
-    if not isinstance(name, str) or not name.strip():
-        raise BadRow("no_audio", "the row names no recording")
     claim = Claim(
-        audio=found_or_bad(reading.finder.find(name, source.parent)),
+        audio=audio or _recording(cells.get("audio"), source, reading),
         source=source,
         line=row.line,
         id=read_label(cells.get("id"), "id"),
@@ -180,11 +191,27 @@ def claim_of_row(row: Row, source: Path, reading: Reading, *, split: str | None)
     return claim
 
 
+def _is_of_a_manifest(row: Row) -> bool:
+    """Say whether a row has the fields of our own manifest, whose times are in samples."""
+    counts = [row.others.get("num_samples", ""), row.others.get("sample_rate", "")]
+    named = "id" in row.cells and "audio" in row.cells
+    return named and not any(isinstance(count, str) for count in counts)
+
+
 def without_text(claim: Claim) -> Claim:
     """Set aside a transcript that is not known to be right; the recording is used without it."""
     if claim.text is None:
         return claim
     return replace(claim, text=None, extra={**claim.extra, "text_unverified": claim.text})
+
+
+def _recording(name: Any, source: Path, reading: Reading) -> Path:
+    """Find the recording that a cell names."""
+    if isinstance(name, dict):
+        name = name.get("path")
+    if not isinstance(name, str) or not name.strip():
+        raise BadRow("no_audio", "the row names no recording")
+    return found_or_bad(reading.finder.find(name, source.parent))
 
 
 def found_or_bad(found: Path | Skip) -> Path:

@@ -12,7 +12,7 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unheard.data.manifest import Skip, has_parent_step, is_absolute, printable
@@ -32,10 +32,10 @@ class Tree:
     """
 
     root: Path
-    audio: tuple[str, ...]
-    names: tuple[str, ...]
-    skipped: tuple[Skip, ...]
-    other_suffixes: dict[str, int]
+    audio: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    other_suffixes: dict[str, int] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """The full path of a relative name."""
@@ -144,32 +144,31 @@ class AudioFinder:
     again with or without its suffix.
 
     Args:
-        trees: walked roots, whose recordings may be named loosely.
-        roots: further folders whose files may be named by path alone.
+        trees: roots that are walked already.
+        roots: further roots, which are walked only when a name is not found as a path.
         audio_suffixes: lower-case suffixes of recordings, with the dot.
+        exclude: folders that are not walked.
     """
 
     def __init__(
-        self, trees: Iterable[Tree], *, roots: Iterable[Path], audio_suffixes: frozenset[str]
+        self,
+        trees: Iterable[Tree],
+        *,
+        roots: Iterable[Path],
+        audio_suffixes: frozenset[str],
+        exclude: Iterable[Path] = (),
     ) -> None:
-        self._trees = tuple(trees)
+        trees = tuple(trees)
+        walked = [tree.root for tree in trees]
+        self._roots = tuple(dict.fromkeys([*walked, *(root.resolve() for root in roots)]))
+        self._not_walked = [root for root in self._roots if root not in walked]
+        self._exclude = tuple(exclude)
         self._suffixes = audio_suffixes
-        self._roots = tuple(
-            dict.fromkeys(
-                [*(tree.root for tree in self._trees), *(root.resolve() for root in roots)]
-            )
-        )
         self._by_path: dict[str, list[Path]] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
-        for tree in self._trees:
-            for name in tree.audio:
-                path = tree.path(name)
-                self._add(self._by_path, name, path)
-                self._add(self._by_path, self._without_suffix(name), path)
-                base = name.rpartition("/")[2]
-                self._add(self._by_name, base, path)
-                self._add(self._by_stem, self._without_suffix(base), path)
+        for tree in trees:
+            self._enter(tree)
 
     def find(self, name: str, *folders: Path) -> Path | Skip:
         """Find the recording that a table means.
@@ -201,25 +200,46 @@ class AudioFinder:
                 return real
             elif not stat.S_ISDIR(status.st_mode):
                 return _no("not_regular", f"not a regular file: {printable(name)}")
-        posix = name.replace("\\", "/")
-        base_name = posix.rpartition("/")[2]
-        for index, key in (
-            (self._by_path, posix.removeprefix("./")),
-            (self._by_path, self._without_suffix(posix.removeprefix("./"))),
-            (self._by_name, base_name),
-            (self._by_stem, self._without_suffix(base_name)),
-        ):
-            found = index.get(_key(key), [])
-            if len(found) == 1:
-                return found[0].resolve()
-            if len(found) > 1:
-                some = ", ".join(printable(str(path)) for path in found[:3])
-                return _no("ambiguous", f"{printable(name)} may be any of {len(found)}: {some}")
+        found = self._find_loosely(name)
+        while found is None and self._not_walked:
+            root = self._not_walked.pop(0)
+            self._enter(walk(root, audio_suffixes=self._suffixes, exclude=self._exclude))
+            found = self._find_loosely(name)
+        if found is not None:
+            return found
         if left_roots:
             return _no(
                 "outside", f"{printable(name)} lies outside the folders of recordings and table"
             )
         return _no("missing", f"no recording {printable(name)} here")
+
+    def _find_loosely(self, name: str) -> Path | Skip | None:
+        """Find a recording by path or file name, with or without suffix, in what was walked."""
+        posix = name.replace("\\", "/").removeprefix("./")
+        base = posix.rpartition("/")[2]
+        for index, key in (
+            (self._by_path, posix),
+            (self._by_path, self._without_suffix(posix)),
+            (self._by_name, base),
+            (self._by_stem, self._without_suffix(base)),
+        ):
+            found = index.get(_key(key), [])
+            if len(found) == 1:
+                return found[0]
+            if len(found) > 1:
+                some = ", ".join(printable(str(path)) for path in found[:3])
+                return _no("ambiguous", f"{printable(name)} may be any of {len(found)}: {some}")
+        return None
+
+    def _enter(self, tree: Tree) -> None:
+        """Make the recordings of a walked root known by all their names."""
+        for name in tree.audio:
+            path = tree.path(name).resolve()
+            self._add(self._by_path, name, path)
+            self._add(self._by_path, self._without_suffix(name), path)
+            base = name.rpartition("/")[2]
+            self._add(self._by_name, base, path)
+            self._add(self._by_stem, self._without_suffix(base), path)
 
     def _without_suffix(self, name: str) -> str:
         """Drop a suffix of recordings; another one, as in "a.b", belongs to the name."""

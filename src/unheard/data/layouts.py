@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unheard.data import hub_datasets
 from unheard.data.claims import (
     BadRow,
     Claim,
@@ -43,8 +44,15 @@ class Layout:
     read: Callable[[Reading], Iterator[Claim | Skip]]
 
 
-def detect(tree: Tree) -> Layout:
-    """Give the first layout that recognises a folder; the last one takes any."""
+def detect(tree: Tree, *, told: bool = False) -> Layout:
+    """Give the first layout that recognises a folder; the last one takes any.
+
+    Args:
+        tree: the folder.
+        told: the caller said that it holds transcripts, so that lone text files are some too.
+    """
+    if told and not any(layout.recognises(tree) for layout in LAYOUTS[:-2]):
+        return LAYOUTS[-2]
     return next(layout for layout in LAYOUTS if layout.recognises(tree))
 
 
@@ -74,7 +82,12 @@ def _has_tables(tree: Tree) -> bool:
 
 
 def _read_tables(reading: Reading) -> Iterator[Claim | Skip]:
-    """Read every table of a folder; a file that is none is listed and passed over."""
+    """Read every table of a folder; a file that is none is listed and passed over.
+
+    Raises:
+        ConfigError: if columns were told and no table has them.
+    """
+    first_error: ConfigError | None = None
     for name in _table_names(reading.tree):
         path = reading.tree.path(name)
         split = split_of_name(name.rpartition("/")[2]) or split_of_name(
@@ -83,9 +96,13 @@ def _read_tables(reading: Reading) -> Iterator[Claim | Skip]:
         try:
             yield from read_table(path, reading, split=split)
         except (ManifestError, ConfigError) as error:
+            if isinstance(error, ConfigError):
+                first_error = first_error or error
             yield Skip(path=str(path), reason="not_a_table", detail=str(error))
         except OSError as error:
             yield Skip(path=str(path), reason=os_reason(error), detail=str(error))
+    if first_error is not None and not reading.tables:
+        raise first_error
 
 
 # --------------------------------------------------------------------------------- one text each
@@ -295,9 +312,7 @@ def _read_kaldi_folder(folder: Path, reading: Reading) -> Iterator[Claim | Skip]
                 yield key
                 continue
             if key in columns[name]:
-                yield _skip(
-                    folder / name, line, "duplicate_id", f"{printable(key)} stands here twice"
-                )
+                yield _skip(folder / name, line, "duplicate", f"{printable(key)} stands here twice")
                 continue
             columns[name][key] = value
             if name == "text":
@@ -481,6 +496,11 @@ def _read_nothing(reading: Reading) -> Iterator[Claim | Skip]:  # noqa: ARG001
 
 
 LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="hugging-face",
+        recognises=hub_datasets.is_dataset,
+        read=hub_datasets.read_dataset,
+    ),
     Layout(name="common-voice", recognises=_is_common_voice, read=_read_common_voice),
     Layout(name="librispeech", recognises=_is_librispeech, read=_read_librispeech),
     Layout(name="kaldi", recognises=_is_kaldi, read=_read_kaldi),

@@ -239,7 +239,7 @@ def _open_json_lines(path: Path, told: Mapping[Role, str]) -> Table:
             if isinstance(row, Skip):
                 yield row
             else:
-                cells, others = _sort_cells(row, columns)
+                cells, others = sort_cells(row, columns)
                 yield Row(line=number, cells=cells, others=others)
 
     return Table(path=path, kind="json lines", columns=columns, has_header=True, _rows=rows)
@@ -257,7 +257,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Skip]]:
             yield number, row
 
 
-def _sort_cells(
+def sort_cells(
     row: Mapping[str, Any], columns: Mapping[Role, str]
 ) -> tuple[dict[Role, Any], dict[str, Any]]:
     """Part the cells whose meaning is known from the others."""
@@ -337,7 +337,7 @@ def _open_delimited(
                 )
                 continue
             row = dict(zip(names, padded, strict=False))
-            sorted_cells, others = _sort_cells(row, columns)
+            sorted_cells, others = sort_cells(row, columns)
             yield Row(line=number, cells=sorted_cells, others=others if has_header else {})
 
     return Table(
