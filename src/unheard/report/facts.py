@@ -346,7 +346,7 @@ def _read_rows(folder: Path, name: str, unreadable: Counter[str]) -> Iterator[Ma
                     unreadable[name] += 1
     except FileNotFoundError:
         return
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         unreadable[name] += 1
 
 

@@ -81,7 +81,7 @@ class Players:
             return _absent("No player: this page is full.")
         try:
             samples = self._read(utterance)
-        except (UnheardError, OSError) as error:
+        except (UnheardError, OSError, ValueError) as error:
             self.unreadable += 1
             reason = getattr(error, "reason", None) or type(error).__name__
             return _absent(f"No player: the recording could not be read ({reason}).")
