@@ -32,13 +32,13 @@ clean:
 
 # A stamp an installation; it is made again when what is installed changes.
 .venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[demo,plot,track]"
+	$(PIP) -e ".[demo,track]"
 	touch $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[demo,plot,track,test]"
+	$(PIP) -e ".[demo,track,test]"
 	touch $@ .venv/.demo
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[demo,plot,track,test,dev]"
+	$(PIP) -e ".[demo,track,test,dev]"
 	touch $@ .venv/.demo .venv/.test

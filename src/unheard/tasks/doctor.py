@@ -19,7 +19,6 @@ EXTRAS = {
     "data": ("pyarrow",),
     "demo": ("espeakng_loader",),
     "hub": ("huggingface_hub",),
-    "plot": ("matplotlib",),
     "track": ("tensorboard",),
 }
 """Extra -> the modules it brings, for the extras that a verb uses today."""
