@@ -49,7 +49,7 @@ def test_none_1_keeps_every_visible_character(text: str) -> None:
 
 @given(text=ANY_TEXT)
 def test_basic_1_drops_only_what_is_not_spoken(text: str) -> None:
-    # In canonical order, so that dropped neighbours do not matter: what is left of letters, marks and numbers is all of them.
+    # All letters, marks and numbers are left, in canonical order.
     def spoken(of: str) -> str:
         kinds = ("L", "N", "Mn", "Mc")
         kept = (

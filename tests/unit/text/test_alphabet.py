@@ -148,6 +148,8 @@ def test_decomposed_vocabularies_are_matched_under_canonical_equivalence() -> No
     assert decomposed.decode([1]) == "é"
     both = Alphabet(tokens=("_", "e\u0301", "é"), blank="_")
     assert both.encode("e\u0301") == [2]
+    assert replace(both, tokens=("_", "é", "e\u0301")).encode("e\u0301") == [1]
+    assert replace(both, tokens=("_", "s\u0323\u0307", "s\u0307\u0323")).encode("ṩ") == [1]
     jamo = Alphabet(tokens=("_", "\u1112", "\u1161", "\u11ab"), blank="_")
     assert jamo.encode("한") == [1, 2, 3]
     assert parts.missing("한") == ("한",)
@@ -165,6 +167,9 @@ def test_collapse_merges_then_removes_blanks() -> None:
     assert LETTERS.collapse([0, 2, 2, 0, 2, 3, 3, 1, 1, 0]) == [2, 2, 3, 1]
     assert LETTERS.collapse(np.array([2, 2])) == [2]
     assert LETTERS.collapse([]) == []
+    blank_last = Alphabet(tokens=("a", "b", "_"), blank="_")
+    assert blank_last.collapse([2, 0, 0, 2, 0, 1]) == [0, 0, 1]
+    assert blank_last.decode([0, 2, 1]) == "ab"
 
 
 def test_frames_needed_counts_blanks_between_equal_neighbours() -> None:
