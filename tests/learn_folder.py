@@ -122,7 +122,7 @@ def make_learn_folder(
     _write_finetuning(folder / "finetune", rows["valid"][:3], error=error, random=random, slow=1.0)
     tokens = ["<blank>", "|", *sorted({c for s in SENTENCES[language] for c in s} - {" "})]
     write_json(
-        folder / "model/model.json",
+        folder / "model/config.json",
         {"alphabet": {"tokens": tokens, "blank": "<blank>", "word_boundary": "|"}},
     )
     result: dict = {
@@ -145,6 +145,7 @@ def make_learn_folder(
                 "error_rate": report.to_dict(),
                 "manifest": "data/test.jsonl",
                 "normalizer": "basic-1",
+                "failed": [{"id": "a", "audio": "a.wav", "reason": "empty", "detail": "no bytes"}],
             },
         )
         if scratch:

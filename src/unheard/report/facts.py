@@ -9,7 +9,8 @@ Files, all optional (a missing one leaves its part of the report out):
     data/audit.json             {"findings": [...]} or any tree of counts
     {pretrain,finetune}/config.json, metrics.jsonl, samples.jsonl
     model/*.json                the first with an alphabet names the vocabulary
-    evaluation/result.json      {"error_rate": ErrorReport.to_dict(), "manifest", "normalizer"}
+    evaluation/result.json      {"error_rate": ErrorReport.to_dict(), "manifest", "normalizer",
+                                "failed": [...]}
     evaluation/utterances.jsonl {id, audio, start, num_samples, sample_rate, speaker, reference,
                                 hypothesis, char_errors, char_total, word_errors, word_total,
                                 confidence}
@@ -184,6 +185,7 @@ class LearnFacts:
         normalizer: name of the text normaliser, or None when not known; characters of the
             manifests are counted after it.
         evaluated: folder of the manifest that was scored, when the evaluation names it.
+        num_failed: held-out recordings that could not be read and are not in the rates.
         utterances: the held-out utterances.
         vocabulary: symbols the model can write, special ones left out.
         unreadable: file name -> lines or whole files that could not be read.
@@ -204,6 +206,7 @@ class LearnFacts:
     difference: Rate | None
     normalizer: str | None
     evaluated: Path | None
+    num_failed: int
     utterances: tuple[ScoredUtterance, ...]
     vocabulary: tuple[str, ...]
     unreadable: Mapping[str, int]
@@ -249,6 +252,7 @@ def read_facts(folder: Path) -> LearnFacts:
     request = mapping(learn.get("request"))
     normalizer = _text(evaluation.get("normalizer")) or _text(request.get("normalizer"))
     manifest = _text(evaluation.get("manifest"))
+    failed = evaluation.get("failed")
     scratch = mapping(result.get("scratch"))
     run = scratch.get("run")
     return LearnFacts(
@@ -270,7 +274,8 @@ def read_facts(folder: Path) -> LearnFacts:
         scratch_run=_read_run(folder, run, unreadable) if isinstance(run, str) else None,
         difference=_rate(mapping(scratch.get("difference")).get("cer")),
         normalizer=normalizer,
-        evaluated=None if manifest is None else (folder / manifest).parent,
+        evaluated=None if manifest is None else Path(manifest).parent,
+        num_failed=len(failed) if isinstance(failed, list) else 0,
         utterances=tuple(_read_utterances(folder, unreadable)),
         vocabulary=_read_vocabulary(folder),
         unreadable=dict(unreadable),

@@ -295,6 +295,12 @@ def _result(facts: LearnFacts) -> Html:
                 )
             ),
             *(_line(warning) for warning in ours.warnings),
+            _line(
+                "These rates leave out what could not be read: "
+                f"{quantity(facts.num_failed, 'held-out recording')}."
+            )
+            if facts.num_failed
+            else None,
             tag("div", _spread(facts), _speakers(facts), at={"class": "pair"}),
             _trust(facts),
         ]
@@ -489,8 +495,10 @@ def _examples(facts: LearnFacts) -> Html:
     if not facts.utterances:
         return _line("No held-out recordings have been transcribed.")
     worst, typical = choose_examples(facts.utterances)
-    folders = [facts.evaluated, facts.folder / "data", facts.folder / "evaluation", facts.folder]
-    players = Players(folders=tuple(folder for folder in folders if folder is not None))
+    folders = [facts.folder / "data", facts.folder / "evaluation", facts.folder]
+    if facts.evaluated is not None:
+        folders = [facts.evaluated, facts.folder / facts.evaluated, *folders]
+    players = Players(folders=tuple(folders))
     made = {  # one of each in turn, so that a full page has players of both kinds
         one.id: _example(one, players=players, language=facts.language)
         for pair in zip_longest_flat(typical, worst)

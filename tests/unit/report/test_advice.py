@@ -25,6 +25,7 @@ NOTHING = LearnFacts(
     difference=None,
     normalizer=None,
     evaluated=None,
+    num_failed=0,
     utterances=(),
     vocabulary=(),
     unreadable={},
