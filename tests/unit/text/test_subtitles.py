@@ -56,6 +56,12 @@ def test_words_without_visible_characters_are_left_out() -> None:
     assert segments_from_words([]) == []
 
 
+def test_scripts_without_spaces_join_without_one() -> None:
+    words = [Word("สวัส", 0, 1), Word("ดี", 1, 2), Word("ครับ", 2, 3)]
+    segments = segments_from_words(words, separator="", max_characters=6)
+    assert [s.text for s in segments] == ["สวัสดี", "ครับ"]
+
+
 def test_overlapping_words_keep_the_later_end() -> None:
     segments = segments_from_words([Word("a", 0, 2), Word("b", 1, 1.5)])
     assert segments == [make_segment("a b", 0, 2)]
