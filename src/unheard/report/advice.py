@@ -101,11 +101,17 @@ def few_transcripts(facts: LearnFacts) -> Advice | None:
     train = facts.splits.get("train")
     if train is None or train.seconds == 0 or train.seconds >= 3600:
         return None
+    cer = facts.scores.cer if facts.scores else None
+    how = (
+        "Correcting this model's own output can be quicker than writing from nothing; "
+        if cer is not None and cer.value <= 0.2
+        else ""
+    )
+    last = f"{how}start with recordings of speakers it has not heard."
     return Advice(
         title="Transcribe more recordings",
         reason=f"There are {duration(train.seconds)} of transcripts to learn from. Below an hour "
-        "each new minute counts. Correcting this model's own output can be quicker than "
-        "writing from nothing: start with recordings of speakers it has not heard.",
+        f"each new minute counts. {last[0].upper()}{last[1:]}",
         weight=70 if train.seconds >= 1200 else 85,
     )
 

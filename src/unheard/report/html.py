@@ -416,7 +416,7 @@ def _spread(facts: LearnFacts) -> Html | None:
         unit="recordings",
         x_label="characters wrong in a recording [%]",
         note=f"Half of the recordings have at most {per_hundred(middle)} errors in 100 "
-        f"characters; {quantity(exact, 'recording')} of {len(facts.utterances):,} without any. "
+        f"characters; {exact or 'none'} of {len(facts.utterances):,} without any. "
         f"The last bar is {percent(1, digits=0)} and more.",
     )
 
