@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tools import source_tree
 
 import unheard
-from tools import source_tree
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "unheard"
