@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unheard.report.numbers import quantity
 from unheard.text import normalize
 
 SPLITS = ("train", "valid", "test", "unlabelled")
@@ -212,6 +213,11 @@ class LearnFacts:
     unreadable: Mapping[str, int]
 
     @property
+    def name(self) -> str:
+        """Name of the output folder."""
+        return self.folder.resolve().name or "Recogniser"
+
+    @property
     def labelled_seconds(self) -> float:
         """Transcribed speech that the model learnt from or was tuned on (train and valid)."""
         return sum(self.splits[n].seconds for n in ("train", "valid") if n in self.splits)
@@ -310,6 +316,29 @@ def find_number(tree: object, key: str) -> float | None:
         if found is not None:
             return found
     return None
+
+
+def flatten(data: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, str]]:
+    """Write nested settings as pairs of dotted name and value; long lists are counted."""
+    rows: list[tuple[str, str]] = []
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            rows += flatten(value, prefix=f"{name}.")
+        elif isinstance(value, list):
+            plain = all(isinstance(item, str | int | float | bool) for item in value)
+            short = plain and len(value) <= 8
+            text = (
+                ", ".join(map(str, value))
+                if short
+                else quantity(len(value), "entry", plural="entries")
+            )
+            rows.append((name, text))
+        elif isinstance(value, float):
+            rows.append((name, f"{value:.6g}"))
+        elif value is not None:
+            rows.append((name, str(value)))
+    return rows
 
 
 def _count(value: object) -> int | None:

@@ -7,12 +7,14 @@ entities on the page and never as an injection.
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 _VOID = frozenset({"br", "hr", "link", "meta"})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+_INKLESS = {" ": "space", "\u200c": "non-joiner", "\u200d": "joiner"}
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff"
     "\ud800-\udfff]"
@@ -68,6 +70,26 @@ def speech(*children: Content, language: str | None = None) -> Html:
     """Isolate text of the recordings' language: its own direction, its own language tag."""
     tagged = language if language is not None and _LANGUAGE.fullmatch(language) else None
     return tag("bdi", *children, at={"dir": "auto", "lang": tagged, "class": "speech"})
+
+
+def quiet(text: str) -> Html:
+    """Make a paragraph of side remark, such as that a part is missing and why."""
+    return tag("p", text, at={"class": "quiet"})
+
+
+def letter(letter: str, *, language: str | None = None) -> Html:
+    """Write one character so that it can be seen; what has no ink is named."""
+    if len(letter) == 1 and unicodedata.category(letter) in ("Zs", "Cf"):
+        name = _INKLESS.get(letter) or unicodedata.name(letter, code_points(letter)).lower()
+        return tag("span", name, at={"class": "letter named"})
+    # A mark that combines needs something to stand on.
+    carrier = "◌" if unicodedata.category(letter[0])[0] == "M" else ""
+    return tag("span", speech(carrier + letter, language=language), at={"class": "letter"})
+
+
+def code_points(symbol: str) -> str:
+    """Write the code points of a symbol."""
+    return " ".join(f"U+{ord(character):04X}" for character in symbol)
 
 
 def table(

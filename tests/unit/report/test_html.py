@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.learn_folder import make_learn_folder, write_json, write_rows
 
-from unheard.report import html
+from unheard.report import examples, html
+from unheard.report.facts import read_facts
 
 VOID = {"meta", "link", "br", "hr"}
 HOSTILE = "\"'><script>alert(1)</script><img src=//evil.example/x onerror=a>\u202e]]></style>\x00"
@@ -222,13 +223,22 @@ def test_odd_text_can_be_written(tmp_path: Path, text: str):
     page_of(tmp_path)
 
 
+def test_advice_shows_its_letters(tmp_path: Path):
+    rows = [{"text": "habari za asubuhi " * 30 + "qat\u0301", "num_samples": 1, "sample_rate": 1}]
+    write_rows(tmp_path / "data/train.jsonl", rows)
+    page = page_of(tmp_path)
+    assert "Look at the rarest characters." in page.text
+    assert '<span class="letter"><bdi dir="auto" class="speech">q</bdi></span>' in page.source
+    assert "◌\u0301" in page.text
+
+
 def test_examples_are_worst_and_typical_and_never_both(whole: Path):
-    utterances = html.read_facts(whole).utterances
-    worst, typical = html.choose_examples(utterances)
+    utterances = read_facts(whole).utterances
+    worst, typical = examples.choose_examples(utterances)
     rates = sorted(u.cer for u in utterances)
     assert [u.cer for u in worst] == rates[::-1][: len(worst)]
     assert not {u.id for u in worst} & {u.id for u in typical}
     assert rates[20] <= typical[0].cer <= typical[-1].cer <= rates[40]
     for few in range(4):
-        worst, typical = html.choose_examples(utterances[:few])
+        worst, typical = examples.choose_examples(utterances[:few])
         assert len(worst) + len(typical) == few
