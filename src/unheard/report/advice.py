@@ -1,4 +1,4 @@
-"""What to do next, derived from the numbers of a run: one small rule a function.
+"""What to do next, derived from the numbers of a run: a small rule each.
 
 A rule looks at the facts and gives one piece of advice or None. Thresholds are judgements, kept
 beside the rule that uses them; each piece of advice says the number that caused it.

@@ -1,4 +1,4 @@
-"""Reference and hypothesis side by side: which characters were confused, lost or made up."""
+"""Reference and hypothesis side by side: letters confused, lost or made up."""
 
 import unicodedata
 from collections import Counter

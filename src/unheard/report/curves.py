@@ -1,4 +1,4 @@
-"""Training on the page: the curves of both stages, and what the model wrote as it learnt."""
+"""Training on the page: curves, and what the model wrote as it learnt."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,6 @@
-"""What a `learn` output folder says, read with tolerance: a report must come out of any run.
+"""What a `learn` output folder says, read with tolerance.
+
+A report must come out of any run, finished or not.
 
 Files, all optional (a missing one leaves its part of the report out):
 

@@ -1,4 +1,4 @@
-"""The data on the page: hours, speakers, lengths, what was left out, the audit, the vocabulary."""
+"""The data on the page: hours, speakers, what was left out, the vocabulary."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How numbers are written in the report: units always, digits as many as mean something."""
+"""How numbers are written in the report: with units, and no idle digits."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Recordings small enough to live inside the page: re-encoded, base64, under a common cap."""
+"""Recordings small enough to live inside the page, under a common cap."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Small SVG charts with axes, units and legends, drawn for the width of a phone.
+"""Small SVG charts with axes, units and legends, as wide as a phone.
 
 Every chart has the same nominal width, so that its text has the same size as the page's whether
 one or three stand in a row. Colours are classes of the style sheet: the page has a light and a

@@ -1,4 +1,4 @@
-"""The result on the page: error rates, what pre-training was worth, and what to do next."""
+"""The result on the page: error rates, comparison, and what to do next."""
 
 import shlex
 from collections import Counter
@@ -6,7 +6,7 @@ from statistics import median
 
 from unheard.report import advice, plots
 from unheard.report.facts import LearnFacts, Rate, Scores
-from unheard.report.markup import Html, join, quiet, speech, table, tag
+from unheard.report.markup import Html, join, letter, quiet, speech, table, tag
 from unheard.report.numbers import per_hundred, percent, quantity
 
 SPEAKERS_SHOWN = 40
