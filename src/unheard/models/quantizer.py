@@ -27,9 +27,12 @@ class Quantized:
     logits: Tensor
 
     def code_perplexity(self) -> Tensor:
-        """Exponential of the entropy of the codes used in this batch, summed over groups."""
+        """Exponential of the entropy of the best-scoring codes, summed over groups.
+
+        Without the noise of training, as fairseq counts: `codes` themselves are noisy there.
+        """
         entries = self.logits.shape[-1]
-        used = nn.functional.one_hot(self.codes, entries).to(self.logits.dtype)
+        used = nn.functional.one_hot(self.logits.argmax(dim=-1), entries).to(self.logits.dtype)
         return _perplexity(used.mean(dim=0))
 
     def soft_perplexity(self) -> Tensor:
@@ -50,11 +53,12 @@ class Quantizer(nn.Module):
         nn.init.normal_(self.scores.weight, mean=0.0, std=1.0)
         nn.init.zeros_(self.scores.bias)
 
-    def temperature(self, step: int) -> float:
-        """Gumbel temperature at a step: exponential decay down to a floor."""
+    def temperature(self, progress: float) -> float:
+        """Gumbel temperature at a share of the run: exponential decay down to a floor."""
         config = self.config
-        decayed = config.temperature_start * config.temperature_decay**step
-        return max(decayed, config.temperature_end)
+        share = min(1.0, progress / config.temperature_floor_at)
+        ratio = config.temperature_end / config.temperature_start
+        return config.temperature_start * ratio**share
 
     def forward(
         self,
@@ -76,22 +80,23 @@ class Quantizer(nn.Module):
         """
         config = self.config
         wide = torch.promote_types(features.dtype, torch.float32)
-        logits = self.scores(features).to(wide)
-        logits = logits.view(-1, config.groups, config.entries)
-        if self.training:
-            if noise is None:
-                noise = _gumbel_noise(logits, generator)
-            noisy = (logits + noise) / temperature
-            codes = noisy.argmax(dim=-1)
-            soft = torch.softmax(noisy, dim=-1)
-            hard = nn.functional.one_hot(codes, config.entries).to(wide)
-            choice = hard - soft.detach() + soft
-            # (frames, groups, entries) x (groups, entries, size) -> (frames, groups, size)
-            vectors = torch.einsum("fge,ged->fgd", choice, self.codebook.to(wide))
-        else:
-            codes = logits.argmax(dim=-1)
-            groups = torch.arange(config.groups, device=codes.device)
-            vectors = self.codebook.to(wide)[groups, codes]
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.scores(features.to(wide))
+            logits = logits.view(-1, config.groups, config.entries)
+            if self.training:
+                if noise is None:
+                    noise = _gumbel_noise(logits, generator)
+                noisy = (logits + noise) / temperature
+                codes = noisy.argmax(dim=-1)
+                soft = torch.softmax(noisy, dim=-1)
+                hard = nn.functional.one_hot(codes, config.entries).to(wide)
+                choice = hard - soft.detach() + soft
+                # (frames, groups, entries) x (groups, entries, size) -> (frames, groups, size)
+                vectors = torch.einsum("fge,ged->fgd", choice, self.codebook.to(wide))
+            else:
+                codes = logits.argmax(dim=-1)
+                groups = torch.arange(config.groups, device=codes.device)
+                vectors = self.codebook.to(wide)[groups, codes]
         return Quantized(vectors=vectors.flatten(1), codes=codes, logits=logits)
 
 

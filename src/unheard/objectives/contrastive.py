@@ -5,13 +5,67 @@ models/wav2vec/wav2vec2.py (`compute_preds`, `sample_negatives`, `get_extra_loss
 The feature penalty is in the released code, not in the paper.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unheard.data.dataset import AudioBatch
 from unheard.errors import ShapeError
-from unheard.models.pretraining import PretrainingOutput
+from unheard.models import masking
+from unheard.models.pretraining import PretrainingModel, PretrainingOutput
 from unheard.objectives.base import LossTerms
+
+
+def contrastive_objective(
+    model: PretrainingModel, batch: AudioBatch, *, progress: float, generator: torch.Generator
+) -> LossTerms:
+    """Mask a batch, predict what was masked, compare with distractors.
+
+    Args:
+        model: in training mode for Gumbel noise and dropout, in evaluation mode without.
+        batch: crops of one length.
+        progress: share of the run that is done; sets the Gumbel temperature.
+        generator: draws masks, distractors, Gumbel noise and skipped layers.
+
+    Returns:
+        See `wav2vec2_loss`; `means` holds "temperature" too.
+    """
+    config = model.config
+    rows, samples = batch.samples.shape
+    frames = config.encoder.num_frames(samples)
+    device = generator.device
+    time_mask = masking.span_mask(
+        torch.full((rows,), frames, device=device),
+        frames,
+        probability=config.masking.time_probability,
+        span=config.masking.time_span_frames,
+        min_spans=config.masking.time_min_spans,
+        generator=generator,
+    )
+    temperature = model.quantizer.temperature(progress)
+    output = model(
+        batch.samples,
+        time_mask=time_mask,
+        channel_mask=masking.channel_mask(
+            rows, config.encoder.dim, config.masking, generator=generator
+        ),
+        temperature=temperature,
+        generator=generator,
+    )
+    distractors = sample_distractors(
+        output.masked_counts, distractors=config.distractors, generator=generator
+    )
+    terms = wav2vec2_loss(
+        output,
+        distractors,
+        temperature=config.contrastive_temperature,
+        diversity_weight=config.diversity_weight,
+        feature_penalty_weight=config.feature_penalty_weight,
+    )
+    shown = torch.tensor(temperature, device=device)
+    return replace(terms, means={**terms.means, "temperature": shown})
 
 
 def sample_distractors(
@@ -70,6 +124,14 @@ def contrastive_logits(
             f"distractors must have one row a masked frame: expected {total}, "
             f"got {distractors.shape[0]}."
         )
+    with torch.autocast(output.predictions.device.type, enabled=False):
+        return _cosine_logits(output, distractors, temperature=temperature)
+
+
+def _cosine_logits(
+    output: PretrainingOutput, distractors: Tensor, *, temperature: float
+) -> Tensor:
+    total = output.predictions.shape[0]
     wide = torch.promote_types(output.predictions.dtype, torch.float32)
     predictions = F.normalize(output.predictions.to(wide), dim=-1, eps=1e-8)
     targets = F.normalize(output.targets.to(wide), dim=-1, eps=1e-8)
@@ -123,8 +185,9 @@ def wav2vec2_loss(
     quantized = output.quantized
     codes_total = quantized.logits.shape[1] * quantized.logits.shape[2]
     soft_perplexity = quantized.soft_perplexity()
-    diversity = diversity_weight * count * (codes_total - soft_perplexity) / codes_total
-    feature_penalty = feature_penalty_weight * count * output.feature_power
+    # The integer count comes last: times a Python number it would be float32.
+    diversity = diversity_weight * (codes_total - soft_perplexity) / codes_total * count
+    feature_penalty = feature_penalty_weight * output.feature_power * count
     with torch.no_grad():
         best = logits.argmax(dim=1) == 0
         all_equal = logits.argmin(dim=1) == 0
