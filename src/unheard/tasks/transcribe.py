@@ -67,11 +67,24 @@ class Transcript:
     path: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: numbers, text, lists."""
-        row = asdict(self)
-        row["words"] = [asdict(word) for word in self.words]
-        row["warnings"] = list(self.warnings)
-        return row
+        """Return plain data: times to a tenth of a millisecond, confidences to four digits."""
+        return {
+            "path": self.path,
+            "text": self.text,
+            "confidence": round(self.confidence, 4),
+            "duration_seconds": round(self.duration_seconds, 4),
+            "language": self.language,
+            "warnings": list(self.warnings),
+            "words": [
+                {
+                    "text": word.text,
+                    "start_seconds": round(word.start_seconds, 4),
+                    "end_seconds": round(word.end_seconds, 4),
+                    "confidence": round(word.confidence, 4),
+                }
+                for word in self.words
+            ],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -451,8 +464,7 @@ class _StandardOutput:
 
     def write_transcript(self, one: Listed, row: Mapping[str, Any]) -> None:
         """Print one transcript: alone for a single file, after its name for several."""
-        record = {**row, "path": one.path, "status": "done"}
-        text = render_record(record, self._format)
+        text = render_record({"status": "done", **row}, self._format)
         if self._format == "txt" and not self._is_one_file:
             text = f"{_printable(one.path)}\t{text}"
         self._stream.write(text)

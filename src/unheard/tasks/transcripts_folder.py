@@ -174,10 +174,12 @@ class TranscriptsFolder:
         record = {
             "path": one.path,
             "status": "done",
-            **row,
+            **{key: value for key, value in row.items() if key not in ("path", "words")},
+            "output": name,
             "bytes": one.num_bytes,
             "modified_ns": one.modified_ns,
-            "output": name,
+            # Last, since they are long.
+            "words": row["words"],
         }
         with self._writing():
             self._write_output(record)
