@@ -34,6 +34,10 @@ _BLOCK_SAMPLES = 1 << 16
 _ABSURD = float(1 << 16)
 """Beyond the largest sample that a float file with 16-bit integer scale holds."""
 
+_FIRST_UNSAFE_PLANES = 8
+"""PyAV (18.1) looks for the end of a frame's planes by a null pointer, which frames of 8 and
+more do not have: reading their planes one by one reads memory that is not theirs."""
+
 _EXACT_SECONDS = 0.2
 """An exact header agrees with the samples within the run-in of any codec."""
 
@@ -252,7 +256,7 @@ class Decoder:
         self.warnings.add("partial")
 
     def _count(self, error: Exception) -> None:
-        if isinstance(self._opened.source.error, OSError):
+        if self._opened.source.error is not None:
             raise os_error(self._opened.file.label, self._opened.source.error) from error
         self._errors += 1
         self.warnings.add("decode_errors")
@@ -301,7 +305,7 @@ class Decoder:
     def _finish(self) -> None:
         """Compare what was decoded with what the header said."""
         opened = self._opened
-        if isinstance(opened.source.error, OSError):
+        if opened.source.error is not None:
             raise os_error(opened.file.label, opened.source.error)
         if not self._seconds and self._errors:
             raise AudioError(
@@ -387,7 +391,7 @@ def duration_from_packets(opened: Opened) -> Fraction | None:
             last = packet.pts + (packet.duration or 0)
             end = last if end is None else max(end, last)
     except (*DECODER_ERRORS, OSError) as error:
-        if isinstance(opened.source.error, OSError):
+        if opened.source.error is not None:
             raise unreadable(opened.file.label, opened.source, error) from error
     if first is None or end is None or opened.stream.time_base is None:
         return None
@@ -416,11 +420,24 @@ def _claim(opened: Opened) -> tuple[float, float] | None:
 
 def _channels(frame: AudioFrame) -> list[NDArray[Any]]:
     """The channels of a frame, each (samples,), in the sample type of the codec."""
-    array = frame.to_ndarray()
-    if frame.format.is_planar:
-        return list(array)
     count = frame.layout.nb_channels
-    return [array[0, channel::count] for channel in range(count)]
+    if frame.format.is_planar and count < _FIRST_UNSAFE_PLANES:
+        return list(frame.to_ndarray())
+    interleaved = _packed(frame).to_ndarray()[0]
+    return [interleaved[channel::count] for channel in range(count)]
+
+
+def _packed(frame: AudioFrame) -> AudioFrame:
+    """The same samples, interleaved."""
+    if not frame.format.is_planar:
+        return frame
+    interleaver = av.AudioResampler(
+        format=frame.format.packed, layout=frame.layout, rate=frame.sample_rate
+    )
+    (packed,) = interleaver.resample(frame)
+    if packed.samples != frame.samples or interleaver.resample(None):
+        raise RuntimeError("interleaving changed the number of samples")
+    return packed
 
 
 def _average(channels: list[NDArray[Any]]) -> NDArray[np.float32]:

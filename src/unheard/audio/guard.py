@@ -13,7 +13,6 @@ import os
 import stat
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
@@ -91,8 +90,8 @@ _VANISHED = frozenset({errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 class _GuardedSource:
     """All that the decoder ever sees of a recording: read, seek and tell.
 
-    The first error of the underlying file is kept in `error`, because the decoder may turn it
-    into an end of file.
+    The first failed read of the underlying file is kept in `error`, because the decoder may turn
+    it into an end of file.
     """
 
     __slots__ = ("_file", "error")
@@ -118,11 +117,10 @@ class _GuardedSeekableSource(_GuardedSource):
     __slots__ = ()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except Exception as error:
-            self.error = self.error or error
-            raise
+        # Damaged headers send the decoder to impossible places; it can go on without.
+        if whence == os.SEEK_SET and offset < 0:
+            return -errno.EINVAL
+        return self._file.seek(offset, whence)
 
     def tell(self) -> int:
         return self._file.tell()
@@ -205,7 +203,7 @@ def open_recording(source: AudioSource, *, whole: bool) -> Generator[Opened]:
             return
         try:
             links = headers.ogg_links(file.file)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise os_error(file.label, error) from error
         files = _split(file, links.starts)
         opened = stack.enter_context(open_container(files[0]))
@@ -235,9 +233,9 @@ def _open_file(source: AudioSource, stack: contextlib.ExitStack) -> SourceFile:
     try:
         num_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
-        head = file.read(_HEAD_BYTES)
+        head = bytes(file.read(_HEAD_BYTES))
         file.seek(0)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise os_error(label, error) from error
     if num_bytes == len(head):
         file = io.BytesIO(head)
@@ -309,7 +307,7 @@ def _open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     try:
         # Looked at before opening, since opening a device can do things; and after, since the
         # name may mean something else by then.
-        _check_regular(Path(path).stat().st_mode, label)
+        _check_regular(os.stat(path).st_mode, label)  # noqa: PTH116  Path would read "" as "."
         descriptor = os.open(path, flags)
         try:
             _check_regular(os.fstat(descriptor).st_mode, label)
@@ -375,7 +373,7 @@ def _is_seekable(file: Any) -> bool:
 
 def unreadable(label: str, source: _GuardedSource, error: Exception) -> AudioError:
     """The AudioError for a container that does not open or yields nothing."""
-    if isinstance(source.error, OSError):
+    if source.error is not None:
         return os_error(label, source.error)
     return AudioError(
         f"{label} cannot be read as sound: expected one of wav, flac, mp3, m4a, ogg, webm, mp4, "

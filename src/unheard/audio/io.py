@@ -136,8 +136,8 @@ def read(
     The channels are averaged and the result is resampled. A part is cut on the output grid:
     samples `round(start_seconds * sample_rate)` onwards, at most
     `round(max_seconds * sample_rate)` of them. Parts that begin far into a recording are found by
-    seeking; their samples then differ from those of the whole by rounding (PCM, FLAC) or by the
-    memory of the codec (lossy formats).
+    seeking; their samples then differ from those of the whole by rounding, in AAC also by the noise
+    that its decoder draws, and in Matroska and WebM they lie within a millisecond.
 
     Args:
         source: path, bytes, or binary file object (read from its beginning where it can seek).
