@@ -254,7 +254,8 @@ def _histogram(utterances: Sequence[Utterance]) -> tuple[tuple[float | None, int
 
 def _some(values: Iterable[str]) -> tuple[str, ...]:
     """A few examples, safe to print."""
-    return tuple(printable(value, longest=100) for value in itertools.islice(values, EXAMPLES))
+    different = itertools.islice(dict.fromkeys(values), EXAMPLES)
+    return tuple(printable(value, longest=100) for value in different)
 
 
 def _count(count: int, noun: str, verb: str = "") -> str:
@@ -388,8 +389,8 @@ def _overlapping(members: Sequence[Utterance], others: Sequence[Utterance]) -> l
 
 
 def _stretch(utterance: Utterance) -> tuple[float, float]:
-    begins = utterance.start / utterance.sample_rate
-    return begins, begins + utterance.duration_seconds
+    ends = utterance.start + utterance.num_samples
+    return utterance.start / utterance.sample_rate, ends / utterance.sample_rate
 
 
 def _check_repeats(
@@ -412,7 +413,7 @@ def _check_repeats(
     counts = Counter(text for _, text in train if text)
     repeated = sum(count - 1 for count in counts.values())
     if train and repeated > 0.05 * len(train):
-        most = [f"{count} times: {text}" for text, count in counts.most_common(EXAMPLES)]
+        most = [f"{count}×: {text}" for text, count in counts.most_common(EXAMPLES)]
         yield Finding(
             severity="note",
             code="repeated_texts",
@@ -561,7 +562,7 @@ def _check_characters(
             "found in "
             "the training set, so the model cannot write them.",
             count=len(unseen),
-            examples=_some(f"{describe(c)}: {characters[c]} times" for c in unseen),
+            examples=_some(f"{describe(c)}: {characters[c]}×" for c in unseen),
         )
     rare = sorted(
         (c for c, count in train.items() if count < RARE_CHARACTER and c != " "),
@@ -576,7 +577,7 @@ def _check_characters(
             "training transcripts and can hardly be learned: spelling slips, or letters of "
             "foreign names?",
             count=len(rare),
-            examples=_some(f"{describe(c)}: {train[c]} times" for c in rare),
+            examples=_some(f"{describe(c)}: {train[c]}×" for c in rare),
         )
 
 

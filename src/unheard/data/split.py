@@ -8,7 +8,7 @@ on the order of the utterances.
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -102,36 +102,40 @@ def split(
             has no transcript.
     """
     parts = _parts(valid, test)
+    sound = sound_of or _path
     labelled = [utterance for utterance in utterances if utterance.text is not None]
     warnings: list[str] = []
-    held_out: dict[str, list[Utterance]] = {"test": [], "valid": []}
-    heard: dict[str, _Sounds] = {}
-    by: By = "given"
+    held_out: dict[str, list[Utterance]] = {}
     for name, choice in (("test", test), ("valid", valid)):
-        earlier = list(heard.values())
-        given = _given(choice, labelled, name, warnings) if use_given or name not in parts else None
-        if given is not None:
-            chosen = [one for one in given if not any(sounds.overlap(one) for sounds in earlier)]
-            if len(chosen) < len(given):
-                warnings.append(
-                    f"{len(given) - len(chosen)} utterances of the {name} set were removed: the "
-                    "test set holds the same sound."
-                )
-        elif parts[name] > 0.0:
-            pool = [one for one in labelled if not any(sounds.overlap(one) for sounds in earlier)]
-            total = _length(labelled)
-            target = min(parts[name] * total, LARGEST_HELD_OUT_SECONDS)
-            chosen, how = _cut(pool, name, target, seed, sound_of or _path, warnings)
+        if use_given or name not in parts:
+            given = _given(choice, labelled, name, warnings)
+            if given is not None:
+                held_out[name] = _apart(given, held_out, sound)
+                if len(held_out[name]) < len(given):
+                    warnings.append(
+                        f"{len(given) - len(held_out[name])} utterances of the {name} set were "
+                        "removed: the test set holds the same sound."
+                    )
+    total_seconds = _length(labelled)
+    by: By = "given"
+    for name in ("test", "valid"):
+        if name in held_out:
+            continue
+        held_out[name] = []
+        if parts[name] > 0.0:
+            target = min(parts[name] * total_seconds, LARGEST_HELD_OUT_SECONDS)
+            pool = _apart(labelled, held_out, sound)
+            busy = {one.speaker for members in held_out.values() for one in members}
+            chosen, how = _cut(pool, name, target, busy, seed, sound, warnings)
+            held_out[name] = chosen
             by = how if by == "given" else by
-        else:
-            chosen = []
-        held_out[name] = chosen
-        heard[name] = _Sounds(chosen, sound_of or _path)
-        if 0 < len(chosen) < LEAST_HELD_OUT:
+    for name, members in held_out.items():
+        if 0 < len(members) < LEAST_HELD_OUT:
             warnings.append(
-                f"The {name} set has {len(chosen)} utterances only: its error rate is rough."
+                f"The {name} set has {len(members)} utterances only: its error rate is rough."
             )
-    sets = _rest(utterances, held_out, list(heard.values()))
+    heard = [_Sounds(members, sound) for members in held_out.values()]
+    sets = _rest(utterances, held_out, heard)
     return Split(
         train=tuple(sets["train"]),
         valid=tuple(held_out["valid"]),
@@ -173,7 +177,7 @@ def _given(
 ) -> list[Utterance] | None:
     """The set that the caller or the corpus gives, or None."""
     if isinstance(choice, int | float):
-        own = [one for one in labelled if split_of_name(one.extra.get("split")) == name]
+        own = [one for one in labelled if split_of_name(str(one.extra.get("split"))) == name]
         return own or None
     with_text = [one for one in choice if one.text is not None]
     if not with_text:
@@ -187,6 +191,16 @@ def _given(
             "are not used."
         )
     return with_text
+
+
+def _apart(
+    utterances: Sequence[Utterance],
+    held_out: Mapping[str, Sequence[Utterance]],
+    sound_of: Callable[[Utterance], Hashable],
+) -> list[Utterance]:
+    """Those that share no sound with a set that is held out already."""
+    heard = [_Sounds(members, sound_of) for members in held_out.values()]
+    return [one for one in utterances if not any(sounds.overlap(one) for sounds in heard)]
 
 
 class _Sounds:
@@ -209,8 +223,8 @@ class _Sounds:
 
 def _seconds(utterance: Utterance) -> tuple[float, float]:
     """Where an utterance begins and ends within its recording [s]."""
-    begins = utterance.start / utterance.sample_rate
-    return begins, begins + utterance.duration_seconds
+    ends = utterance.start + utterance.num_samples
+    return utterance.start / utterance.sample_rate, ends / utterance.sample_rate
 
 
 def _path(utterance: Utterance) -> Hashable:
@@ -221,16 +235,28 @@ def _cut(
     pool: Sequence[Utterance],
     name: str,
     target_seconds: float,
+    busy_speakers: Collection[str | None],
     seed: int,
     sound_of: Callable[[Utterance], Hashable],
     warnings: list[str],
 ) -> tuple[list[Utterance], By]:
-    """Cut a set of about `target_seconds` from the pool, by the largest units that allow it."""
+    """Cut a set of about `target_seconds` from the pool, by the largest units that allow it.
+
+    Args:
+        pool: transcribed utterances that are in no held-out set.
+        name: of the set.
+        target_seconds: how much to take.
+        busy_speakers: those that another held-out set has.
+        seed: of the choice.
+        sound_of: names the sound of an utterance.
+        warnings: where to say what a reader of the error rate should know.
+    """
     total = _length(pool)
     known = [one for one in pool if one.speaker is not None]
     by_speaker = _grouped(known, lambda one: one.speaker or "")
-    if len(by_speaker) >= FEWEST_SPEAKERS and _length(known) >= total / 2:
-        names = _choose(by_speaker, target_seconds, seed, name)
+    free = {speaker: group for speaker, group in by_speaker.items() if speaker not in busy_speakers}
+    if len(by_speaker) >= FEWEST_SPEAKERS and len(free) > 1 and _length(known) >= total / 2:
+        names = _choose(free, target_seconds, seed, name)
         chosen = [one for one in known if one.speaker in names]
         if name == "test" or total - _length(chosen) >= LEAST_TRAINING_SHARE * total:
             if len(known) < len(pool):
@@ -241,7 +267,7 @@ def _cut(
             return chosen, "speaker"
         reason = f"setting a speaker aside for it would leave under {LEAST_TRAINING_SHARE:.0%}"
     elif by_speaker:
-        reason = f"{len(by_speaker)} speaker{'s are' if len(by_speaker) > 1 else ' is'} known"
+        reason = f"{len(free)} speaker{' is' if len(free) == 1 else 's are'} left to choose from"
     else:
         reason = "no speakers are known"
     by_recording = _grouped(pool, sound_of)
@@ -251,13 +277,19 @@ def _cut(
         by = "recording"
         groups = {min(one.id for one in group): group for group in by_recording.values()}
     if len(groups) < 2:
-        warnings.append(f"There is no {name} set: {len(pool)} transcripts cannot be parted.")
+        if pool:
+            warnings.append(f"There is no {name} set: a single {by} cannot be parted.")
         return [], by
     keys = _choose(groups, target_seconds, seed, name)
-    warnings.append(
-        f"The {name} set was cut by {by}, since {reason}: it shares speakers with the training "
-        "set, and new speakers will be recognised less well than it says."
+    consequence = (
+        ""
+        if by_speaker
+        else (
+            ": it may share speakers with the training set, and new speakers will be recognised "
+            "less well than it says"
+        )
     )
+    warnings.append(f"The {name} set was cut by {by}, since {reason}{consequence}.")
     members = {one.id for key in keys for one in groups[key]}
     return [one for one in pool if one.id in members], by
 

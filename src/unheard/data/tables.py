@@ -267,6 +267,8 @@ def sort_cells(
 
 
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+_FIRST_SPACE = " "
+"""Stands for the first white space of a line, after which all is text."""
 
 
 def _open_delimited(
@@ -281,15 +283,20 @@ def _open_delimited(
     if not any(line.strip() for line in lines):
         raise ManifestError(f"{path} is empty: expected a table of recordings and transcripts.")
     delimiter, may_quote = _find_dialect(lines)
-    if quoted is None:
-        quoted = may_quote
+    may_quote = may_quote if quoted is None else quoted
     records = [
         record
-        for record in _records(enumerate(lines, start=1), path, delimiter=delimiter, quoted=quoted)
+        for record in _records(
+            enumerate(lines, start=1), path, delimiter=delimiter, quoted=may_quote
+        )
         if not isinstance(record, Skip)
     ]
     if not records:
         raise ManifestError(f"{path} holds no row that can be read as a table.")
+    if quoted is None and _first_space_parts_better(lines, records, names_audio):
+        delimiter, may_quote = _FIRST_SPACE, False
+        records = [(number, line.split(None, 1)) for number, line in enumerate(lines, start=1)]
+        records = [record for record in records if record[1]]
     header = [name.strip() for name in records[0][1]]
     has_header = len(set(header)) == len(header) and _is_header(
         header, records[1:], told, names_audio
@@ -310,11 +317,12 @@ def _open_delimited(
                     f"Name it by its number, 1 to {width}."
                 )
         columns = _columns_by_content(cells_of_rows, names, told, names_audio)
-    _require_audio(path, columns, names)
+    _require_audio(path, columns, records[0][1])
+    kind = _DELIMITERS.get(delimiter, "space")
     needed = max(names.index(name) for name in columns.values()) + 1
 
     def rows() -> Iterator[Row | Skip]:
-        all_records = _records(_text_lines(path), path, delimiter=delimiter, quoted=quoted)
+        all_records = _records(_text_lines(path), path, delimiter=delimiter, quoted=may_quote)
         header_to_come = has_header
         for record in all_records:
             if isinstance(record, Skip):
@@ -333,7 +341,7 @@ def _open_delimited(
                     line=number,
                     reason="columns",
                     detail=f"expected {len(names)} cells, found {len(cells)}; "
-                    f"a {_DELIMITERS[delimiter]} inside a text?",
+                    f"a {kind} inside a text?",
                 )
                 continue
             row = dict(zip(names, padded, strict=False))
@@ -342,7 +350,7 @@ def _open_delimited(
 
     return Table(
         path=path,
-        kind=f"{_DELIMITERS[delimiter]}-separated",
+        kind=f"{kind}-separated",
         columns=columns,
         has_header=has_header,
         _rows=rows,
@@ -394,13 +402,30 @@ def _columns_by_content(
             columns["audio"] = names[hits.index(max(hits))]
     if "text" not in columns:
         lengths = [
-            (sum(len(cells[index]) for cells in fitting), -index)
+            (sum(_words_length(cells[index]) for cells in fitting), -index)
             for index in range(width)
             if names[index] not in columns.values()
         ]
         if lengths:
             columns["text"] = names[-max(lengths)[1]]
     return columns
+
+
+def _words_length(cell: str) -> int:
+    """Length of a cell without spaces and bars, so that "h e l l o" is no longer than "hello"."""
+    return len(cell) - cell.count(" ") - cell.count("|")
+
+
+def _first_space_parts_better(
+    lines: Sequence[str],
+    records: Sequence[tuple[int, Sequence[str]]],
+    names_audio: Callable[[str], bool],
+) -> bool:
+    """Say whether each line is a recording, white space and a text, as in "a.wav some words"."""
+    parts = [parts for line in lines if len(parts := line.split(None, 1)) == 2]
+    spaced = sum(names_audio(first) for first, _ in parts)
+    delimited = sum(any(map(names_audio, cells)) for _, cells in records)
+    return spaced > max(delimited, len(lines) / 2)
 
 
 def _find_dialect(lines: Sequence[str]) -> tuple[str, bool]:
@@ -481,6 +506,9 @@ def _records(
             )
             continue
         if not line.strip():
+            continue
+        if delimiter == _FIRST_SPACE:
+            yield number, line.split(None, 1)
             continue
         if not quoted or '"' not in line:
             yield number, line.split(delimiter)
