@@ -122,11 +122,14 @@ def _command_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]
 
 def _metavar(parameter: inspect.Parameter, kind: Any, annotation: Any) -> str | None:
     """Name what is to be typed, where tyro's own name would mislead."""
-    if parameter.default is inspect.Parameter.empty and get_origin(kind) is tuple:
-        return f"{parameter.name.upper()} ..."
-    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or "Path" not in str(annotation):
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        return f"{parameter.name.upper()} ..." if get_origin(kind) is tuple else None
+    if "Path" not in str(annotation):
         return None
-    return "PATH"
+    alternatives = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    numeric = {int, float} & set(alternatives)
+    listed = any(get_origin(alternative) is tuple for alternative in alternatives)
+    return "NUMBER|PATH" if numeric else "PATH ..." if listed else "PATH"
 
 
 def _hint(parameter: inspect.Parameter, kind: Any) -> str:
@@ -169,10 +172,11 @@ def _command_union(alternatives: tuple[Any, ...]) -> Any:
     lists = [kind for kind in kept if get_origin(kind) is tuple]
     if lists:
         chosen = lists[0]
-    elif str in kept and Path in kept:
-        # Text as it was typed: a path would rewrite the name of a model on a hub.
-        chosen = str
     else:
+        if str in kept:
+            # Text as it was typed, and tried last: a path would rewrite the name of a model on a
+            # hub, and everything is text.
+            kept = [kind for kind in kept if kind not in (str, Path)] + [str]
         chosen = Union[tuple(kept)]  # noqa: UP007 - built at run time
     return Union[chosen, None] if type(None) in alternatives else chosen  # noqa: UP007
 
@@ -186,12 +190,24 @@ def _command_docstring(function: Callable[..., Any], *, with_json: bool) -> str:
             end = text.find("\n\n", start)
             following = text.find("\n\nArgs:", start)
             text = text[:start] + (text[end:] if end >= 0 and end <= following else "")
-    text = text.rstrip()
+    text = _unwrap_arguments(text.rstrip())
     if with_json:
         if "\nArgs:" not in text:
             text += "\n\nArgs:"
         text += "\n    json: print the result as JSON on standard output."
     return text
+
+
+def _unwrap_arguments(text: str) -> str:
+    """Put each argument's description on one line, for the terminal to wrap."""
+    before, found, arguments = text.partition("\nArgs:\n")
+    lines: list[str] = []
+    for line in arguments.splitlines():
+        if line.startswith("     ") and lines:
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return before + found + "\n".join(lines)
 
 
 def plain(value: Any) -> Any:

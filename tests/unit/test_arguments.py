@@ -55,6 +55,20 @@ def test_arguments_arrive_as_the_function_wants_them() -> None:
     verb(*call.positional, **call.named)
 
 
+def test_a_number_or_a_path_is_a_number_where_it_can_be() -> None:
+    def split(*, test: str | Path | float = 0.1) -> None:
+        """Split.
+
+        Args:
+            test: a share, or
+                a folder.
+        """
+
+    assert parse(split, ["--test", "0.3"], program="x").named == {"test": 0.3}
+    assert parse(split, ["--test", "a/b"], program="x").named == {"test": "a/b"}
+    assert parse(split, [], program="x").named == {"test": 0.1}
+
+
 def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(verb, ["--help"], program="unheard verb")
@@ -94,6 +108,7 @@ def test_a_parameter_that_nobody_can_give_is_an_error() -> None:
         (Callable[[int], None], None),
         (str | Path, str),
         (Loaded | str, str),
+        (str | Path | float | None, float | str | None),
         (str | Path | Sequence[str | Path], tuple[str, ...]),
         (tuple[int, int], tuple[int, int]),
         (list[str] | None, tuple[str, ...] | None),

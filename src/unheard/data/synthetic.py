@@ -194,10 +194,9 @@ def _write_tables(
         seconds["test" if held_out else "recorded"] += sum(lengths)
         transcribed = len(lengths) if held_out else labelled[index] if index < len(labelled) else 0
         for number in range(transcribed):
-            folder, _, rest = _path(part, number).partition("/")
-            speaker = rest.partition("/")[0]
-            table = "test.tsv" if folder == "test" else "transcripts.tsv"
-            rows[table].append(f"{rest}\t{speaker}\t{part.texts[number]}")
+            table = "test.tsv" if held_out else "transcripts.tsv"
+            speaker = part.name.partition("/")[2]
+            rows[table].append(f"{_path(part, number)}\t{speaker}\t{part.texts[number]}")
         if not held_out:
             seconds["transcribed"] += sum(lengths[:transcribed])
     for name, lines in rows.items():

@@ -143,7 +143,7 @@ def demo(
         **common,
     )
     example, reference = _first_row(corpus.test.read_text(encoding="utf-8").splitlines())
-    path = corpus.test_recordings / example
+    path = corpus.test.parent / example
     return DemoResult(
         recorded_minutes=corpus.recorded_seconds / 60,
         transcribed_minutes=corpus.transcribed_seconds / 60,
