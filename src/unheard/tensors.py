@@ -25,6 +25,8 @@ def conv_lengths(lengths: Tensor, *, kernel: int, stride: int) -> Tensor:
 
     Args:
         lengths: (batch,) integers.
+        kernel: taps of the convolution.
+        stride: step between outputs.
 
     Returns:
         (batch,) integers, floor((length - kernel) / stride) + 1.
@@ -41,7 +43,9 @@ def derive_seed(seed: int, *keys: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def derived_generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def derived_generator(
+    seed: int, *keys: int | str, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """Make a generator seeded by `derive_seed(seed, *keys)`."""
     generator = torch.Generator(device=device)
     generator.manual_seed(derive_seed(seed, *keys))

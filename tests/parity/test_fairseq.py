@@ -8,6 +8,7 @@ import torch
 from tests.closeness import FLOAT64, assert_close
 from tests.parity.fairseq_models import (
     ASSETS,
+    MAX_UPDATES,
     CTC,
     PRETRAINING,
     cropped_batch,

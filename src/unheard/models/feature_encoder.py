@@ -130,6 +130,7 @@ class TimeNorm(nn.Module):
         """Normalise (batch, time, channels) over time, in float32 or wider.
 
         Args:
+            frames: (batch, time, channels).
             lengths: (batch,) real frames, or None to count every frame.
         """
         wide = frames.to(torch.promote_types(frames.dtype, torch.float32))

@@ -29,6 +29,9 @@ def span_mask(
     Args:
         lengths: (batch,) real frames of each row, on the CPU or on the generator's device.
         frames: padded length.
+        probability: share of frames that the spans would cover if none overlapped.
+        span: frames in a span.
+        min_spans: spans in a row at least.
         generator: the only source of randomness.
 
     Returns:

@@ -75,6 +75,8 @@ class Quantizer(nn.Module):
         All of it runs in float32 or wider.
 
         Args:
+            features: (frames, in_dim).
+            temperature: of the softmax whose gradient is used.
             generator: draws the Gumbel noise, on the device of `features`.
             noise: (frames, groups, entries) Gumbel noise to use instead of drawing it.
         """

@@ -78,6 +78,7 @@ def sample_distractors(
     Args:
         masked_counts: (batch,) masked frames of each row; all rows' frames follow each other.
         distractors: how many for each frame.
+        generator: the only source of randomness, on the device of `masked_counts`.
 
     Returns:
         (masked, distractors) int64, each the place of a masked frame within its own row. Frames
@@ -88,9 +89,7 @@ def sample_distractors(
     total = int(masked_counts.sum())
     counts = torch.repeat_interleave(masked_counts, masked_counts, output_size=total)
     own = _place_in_row(masked_counts, total)
-    draws = torch.rand(
-        total, distractors, generator=generator, device=device, dtype=torch.float64
-    )
+    draws = torch.rand(total, distractors, generator=generator, device=device, dtype=torch.float64)
     others = torch.floor(draws * (counts - 1).clamp_min(1)[:, None]).long()
     others = others + (others >= own[:, None])
     return torch.where(counts[:, None] > 1, others, own[:, None])
@@ -128,9 +127,7 @@ def contrastive_logits(
         return _cosine_logits(output, distractors, temperature=temperature)
 
 
-def _cosine_logits(
-    output: PretrainingOutput, distractors: Tensor, *, temperature: float
-) -> Tensor:
+def _cosine_logits(output: PretrainingOutput, distractors: Tensor, *, temperature: float) -> Tensor:
     total = output.predictions.shape[0]
     wide = torch.promote_types(output.predictions.dtype, torch.float32)
     predictions = F.normalize(output.predictions.to(wide), dim=-1, eps=1e-8)

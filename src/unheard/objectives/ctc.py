@@ -8,8 +8,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unheard.models.ctc import CtcOutput
+from unheard.data.dataset import LabelledBatch
+from unheard.models import masking
+from unheard.models.ctc import CtcModel, CtcOutput
 from unheard.objectives.base import LossTerms
+from unheard.tensors import conv_lengths
+
+
+def ctc_objective(
+    model: CtcModel,
+    batch: LabelledBatch,
+    *,
+    progress: float,  # noqa: ARG001 - every objective is told
+    generator: torch.Generator,
+    blank: int,
+) -> LossTerms:
+    """Mask frames and channels as in fine-tuning, score, compare with the transcripts.
+
+    Args:
+        model: in training mode.
+        batch: padded utterances and their targets.
+        progress: not used.
+        generator: draws masks and skipped layers.
+        blank: index of the blank.
+
+    Source: Baevski et al. 2020, sec. 3.3 and 4.3.
+    """
+    config = model.config
+    lengths = batch.lengths
+    for layer in config.encoder.conv_layers:
+        lengths = conv_lengths(lengths, kernel=layer.kernel, stride=layer.stride)
+    rows = batch.samples.shape[0]
+    frames = config.encoder.num_frames(batch.samples.shape[1])
+    output = model(
+        batch.samples,
+        batch.lengths,
+        time_mask=masking.time_mask(lengths, frames, config.masking, generator=generator),
+        channel_mask=masking.channel_mask(
+            rows, config.encoder.dim, config.masking, generator=generator
+        ),
+        generator=generator,
+    )
+    return ctc_loss(output, batch.targets, batch.target_lengths, blank=blank)
 
 
 def ctc_loss(

@@ -1,0 +1,277 @@
+"""Ready settings by name: a preset is a function that returns a recipe.
+
+`base` and `large` are the networks and settings of the paper. `mini` and `nano` are for machines
+without an accelerator; what was learnt about training at that size, and measured, is in
+docs/small-compute.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unheard.errors import ConfigError
+from unheard.models.config import (
+    WAV2VEC2_CONV_LAYERS,
+    ConvLayer,
+    EncoderConfig,
+    MaskingConfig,
+    PretrainingConfig,
+    QuantizerConfig,
+)
+from unheard.training.config import TrainingConfig
+from unheard.training.schedule import Budget, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """What changes in an encoder when it learns to write.
+
+    Source: Baevski et al. 2020, sec. 4.3; fairseq examples/wav2vec/config/finetuning @ 3d262bb.
+    """
+
+    masking: MaskingConfig
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.1
+    input_dropout: float = 0.0
+    head_dropout: float = 0.0
+    layer_drop: float = 0.1
+    feature_grad_scale: float = 0.0
+    """0 freezes the convolutions, as the paper does; without pre-training they always learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A network and how to train it.
+
+    Attributes:
+        name: of the preset.
+        normalize: whether recordings are brought to zero mean and unit variance.
+        network: encoder and pre-training heads.
+        pretraining: how it learns from recordings.
+        finetune: what changes for CTC.
+        finetuning: how it learns from transcripts.
+        pretrain_share: share of a time budget for both that goes to pre-training.
+        best_for: one line for people who choose.
+    """
+
+    name: str
+    normalize: bool
+    network: PretrainingConfig
+    pretraining: TrainingConfig
+    finetune: FinetuneSettings
+    finetuning: TrainingConfig
+    pretrain_share: float
+    best_for: str
+
+
+def nano() -> Recipe:
+    """A network of 1.1 million parameters that learns something within minutes on two cores."""
+    return Recipe(
+        name="nano",
+        normalize=True,
+        network=_small_network(channels=(32, 48, 64, 96, 128, 128, 128), dim=128, layers=4),
+        pretraining=_small_pretraining(minutes=3.0),
+        finetune=_small_finetune(),
+        finetuning=_small_finetuning(minutes=1.5),
+        pretrain_share=0.65,
+        best_for="a first look, tests and the demonstration: minutes on two cores",
+    )
+
+
+def mini() -> Recipe:
+    """A network of 5.6 million parameters for a laptop."""
+    return Recipe(
+        name="mini",
+        normalize=True,
+        network=_small_network(channels=(64, 96, 128, 192, 256, 256, 256), dim=256, layers=6),
+        pretraining=_small_pretraining(minutes=90.0),
+        finetune=_small_finetune(),
+        finetuning=_small_finetuning(minutes=20.0),
+        pretrain_share=0.75,
+        best_for="a few hours of recordings on a laptop without an accelerator: one to a few hours",
+    )
+
+
+def base() -> Recipe:
+    """wav2vec 2.0 Base, 95 million parameters.
+
+    Source: Baevski et al. 2020, sec. 4.2 and 4.3; fairseq
+        examples/wav2vec/config/pretraining/wav2vec2_base_librispeech.yaml and
+        finetuning/base_10h.yaml @ 3d262bb. One micro-batch is one of their 64 graphics
+        processors; accumulate to reach their 1.6 hours of sound an update.
+    """
+    return Recipe(
+        name="base",
+        normalize=False,
+        network=PretrainingConfig(
+            encoder=EncoderConfig(
+                conv_layers=WAV2VEC2_CONV_LAYERS,
+                input_dropout=0.1,
+                layer_drop=0.05,
+                feature_grad_scale=0.1,
+            ),
+            feature_dropout=0.1,
+        ),
+        pretraining=TrainingConfig(
+            budget=Budget(max_steps=400_000),
+            schedule=ScheduleConfig(shape="linear", warmup=0.08),
+            learning_rate=5e-4,
+            batch_seconds=87.5,
+            accumulation=64,
+            min_seconds=2.0,
+            max_seconds=15.6,
+            clip_norm=25.0,
+        ),
+        finetune=FinetuneSettings(
+            masking=MaskingConfig(time_probability=0.65, channel_probability=0.5, channel_span=64),
+            layer_drop=0.05,
+        ),
+        finetuning=TrainingConfig(
+            budget=Budget(max_steps=20_000),
+            schedule=_TRI_STAGE,
+            learning_rate=5e-5,
+            epsilon=1e-8,
+            weight_decay=0.0,
+            batch_seconds=200.0,
+            accumulation=8,
+            head_only=0.5,
+            clip_norm=25.0,
+        ),
+        pretrain_share=0.9,
+        best_for="hundreds of hours of recordings on one or more graphics processors",
+    )
+
+
+def large() -> Recipe:
+    """wav2vec 2.0 Large as for Libri-Light and XLSR, 317 million parameters.
+
+    Source: Baevski et al. 2020, sec. 4.2 and 4.3 (learning rate and updates of the paper, not of
+        fairseq's wav2vec2_large_librivox.yaml, which disagrees); finetuning/vox_10h.yaml.
+    """
+    return Recipe(
+        name="large",
+        normalize=True,
+        network=PretrainingConfig(
+            encoder=EncoderConfig(
+                conv_layers=WAV2VEC2_CONV_LAYERS,
+                conv_norm="layer",
+                conv_bias=True,
+                norm_first=True,
+                dim=1024,
+                ffn_dim=4096,
+                layers=24,
+                heads=16,
+                dropout=0.0,
+                attention_dropout=0.0,
+            ),
+            quantizer=QuantizerConfig(dim=768, temperature_end=0.1, temperature_floor_at=0.9986),
+            projection_dim=768,
+            feature_penalty_weight=0.0,
+        ),
+        pretraining=TrainingConfig(
+            budget=Budget(max_steps=600_000),
+            schedule=ScheduleConfig(shape="linear", warmup=0.08),
+            learning_rate=3e-4,
+            batch_seconds=75.0,
+            accumulation=128,
+            min_seconds=2.0,
+            max_seconds=20.0,
+            clip_norm=25.0,
+        ),
+        finetune=FinetuneSettings(
+            masking=MaskingConfig(time_probability=0.75, channel_probability=0.25, channel_span=64),
+        ),
+        finetuning=TrainingConfig(
+            budget=Budget(max_steps=20_000),
+            schedule=_TRI_STAGE,
+            learning_rate=1e-4,
+            epsilon=1e-8,
+            weight_decay=0.0,
+            batch_seconds=80.0,
+            accumulation=20,
+            head_only=0.5,
+            clip_norm=25.0,
+        ),
+        pretrain_share=0.9,
+        best_for="thousands of hours, or fine-tuning a released XLSR or XLS-R model",
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "nano": nano,
+    "mini": mini,
+    "base": base,
+    "large": large,
+}
+"""Every preset by name."""
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe of a preset.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"There is no preset {name!r}: expected one of {', '.join(RECIPES)}.")
+    return RECIPES[name]()
+
+
+_TRI_STAGE = ScheduleConfig(
+    shape="tri_stage", warmup=0.1, hold=0.4, initial_scale=0.01, final_scale=0.05
+)
+
+
+def _small_network(*, channels: tuple[int, ...], dim: int, layers: int) -> PretrainingConfig:
+    conv_layers = tuple(
+        ConvLayer(channels=width, kernel=layer.kernel, stride=layer.stride)
+        for width, layer in zip(channels, WAV2VEC2_CONV_LAYERS, strict=True)
+    )
+    return PretrainingConfig(
+        encoder=EncoderConfig(
+            conv_layers=conv_layers,
+            conv_norm="layer",
+            norm_first=True,
+            dim=dim,
+            ffn_dim=4 * dim,
+            layers=layers,
+            heads=4,
+            positional_kernel=32,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        quantizer=QuantizerConfig(entries=160, dim=128),
+        projection_dim=128,
+        feature_penalty_weight=0.0,
+    )
+
+
+def _small_pretraining(*, minutes: float) -> TrainingConfig:
+    return TrainingConfig(
+        budget=Budget(max_minutes=minutes),
+        schedule=ScheduleConfig(shape="linear", warmup=0.08),
+        learning_rate=1e-3,
+        batch_seconds=48.0,
+        max_seconds=5.0,
+        min_seconds=1.0,
+    )
+
+
+def _small_finetune() -> FinetuneSettings:
+    return FinetuneSettings(
+        masking=MaskingConfig(time_probability=0.3, channel_probability=0.0, time_min_spans=1),
+        dropout=0.1,
+        attention_dropout=0.1,
+        layer_drop=0.0,
+        feature_grad_scale=1.0,
+    )
+
+
+def _small_finetuning(*, minutes: float) -> TrainingConfig:
+    return TrainingConfig(
+        budget=Budget(max_minutes=minutes),
+        schedule=_TRI_STAGE,
+        learning_rate=1e-3,
+        batch_seconds=32.0,
+        clip_norm=5.0,
+    )

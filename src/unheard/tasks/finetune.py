@@ -1,0 +1,432 @@
+"""The verb `finetune`: transcribed recordings in, a network that writes out."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import unheard
+from unheard.audio.signal import SAMPLE_RATE, InputSpec
+from unheard.config import from_dict, to_dict
+from unheard.data.dataset import LabelledSource
+from unheard.data.manifest import Utterance
+from unheard.data.pcm import PcmStore, open_store
+from unheard.decoding.greedy import best_frames
+from unheard.errors import ConfigError
+from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
+from unheard.inference.engine import Engine, plan_batches
+from unheard.interop.bundle import ModelBundle
+from unheard.interop.load import load_model
+from unheard.interop.native import save_model
+from unheard.models.config import CtcConfig, EncoderConfig
+from unheard.models.ctc import CtcModel
+from unheard.objectives.ctc import ctc_objective
+from unheard.recipes import FinetuneSettings, Recipe, get_recipe
+from unheard.tasks.runs import (
+    budget_of,
+    choose_device,
+    forget_decoded,
+    read_utterances,
+    report_unreadable,
+    seeded,
+    show_decoding,
+    validation_at,
+)
+from unheard.tensors import derive_seed
+from unheard.text import normalize
+from unheard.text.alphabet import Alphabet
+from unheard.text.error_rate import score
+from unheard.training.checkpoint import load_checkpoint
+from unheard.training.config import TrainingConfig
+from unheard.training.logging import Sample
+from unheard.training.loop import Validation, train
+from unheard.training.precision import resolve_precision
+
+NORMALIZER = "basic-1"
+"""What transcripts go through when nothing else is asked for."""
+VALID_SECONDS = 300.0
+"""Sound that one validation during training transcribes at most [seconds]."""
+SAMPLES_SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """How a fine-tuning ended.
+
+    Attributes:
+        model: the model folder.
+        steps: updates of the weights.
+        minutes: spent in training, over all sittings.
+        valid_cer: character error rate on the validation set at the best step.
+        valid_wer: word error rate there.
+        utterances: that were learnt from.
+        left_out: transcripts that could not be used; see left_out.jsonl.
+        unreadable: recordings that could not be decoded; see unreadable.jsonl.
+    """
+
+    model: Path
+    steps: int
+    minutes: float
+    valid_cer: float
+    valid_wer: float
+    utterances: int
+    left_out: int
+    unreadable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet:
+    """Utterances that a network can learn writing from.
+
+    Attributes:
+        utterances: in the order of the store, texts normalised.
+        store: their decoded recordings.
+        targets: symbols of each.
+        left_out: rows {id, audio, reason, detail} of those that cannot be used.
+    """
+
+    utterances: list[Utterance]
+    store: PcmStore
+    targets: list[list[int]]
+    left_out: list[dict[str, str]]
+
+
+def finetune(
+    transcripts: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    start: str | os.PathLike[str] | None = None,
+    valid: str | os.PathLike[str] | float = 0.1,
+    preset: str | None = None,
+    normalizer: str = NORMALIZER,
+    max_minutes: float | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> FinetuneResult:
+    """Learn to write from transcribed recordings.
+
+    Repeat the command to go on where it was stopped; a finished run is not done again.
+
+    Args:
+        transcripts: anything that `scan` reads, with transcripts.
+        out: run folder; the model folder is OUT/model.
+        start: a pre-trained model (folder or Hugging Face id); random weights if left out.
+        valid: utterances to choose the best step by: anything that `scan` reads, or the part of
+            the transcripts to set aside.
+        preset: settings: nano, mini, base or large; those that fit the size of `start` if left
+            out, mini if there is no `start`.
+        normalizer: what transcripts go through first: "basic-1" or "none-1".
+        max_minutes: time to train [minutes]; the preset's own by default.
+        max_steps: updates of the weights, instead of or besides a time.
+        seed: of everything that is drawn.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
+        quiet: print nothing while it runs.
+
+    Returns:
+        Where the model is, and its error rates on the validation set.
+
+    Raises:
+        ConfigError: if there is nothing to learn from.
+    """
+    folder = Path(out)
+    bundle = None if start is None else load_model(start)
+    recipe = get_recipe(preset) if preset is not None else recipe_for(bundle)
+    learned, held_out = read_utterances(transcripts, valid=valid, out=folder, seed=seed)
+    result = finetune_utterances(
+        learned,
+        held_out,
+        recipe,
+        run_folder=folder,
+        model_folder=folder / "model",
+        config=replace(
+            recipe.finetuning,
+            budget=budget_of(recipe.finetuning.budget, max_minutes, max_steps),
+            seed=seed,
+        ),
+        start=bundle,
+        normalizer=normalizer,
+        device=choose_device(device),
+        quiet=quiet,
+    )
+    forget_decoded(folder / "decoded")
+    return result
+
+
+def recipe_for(start: ModelBundle | None) -> Recipe:
+    """Choose the recipe whose network is closest in width to a model's."""
+    if start is None:
+        return get_recipe("mini")
+    dim = start.encoder_config.dim
+    if dim >= 1024:
+        return get_recipe("large")
+    if dim >= 512:
+        return get_recipe("base")
+    return get_recipe("mini" if dim > 128 else "nano")
+
+
+def finetune_utterances(
+    learned: Sequence[Utterance],
+    held_out: Sequence[Utterance],
+    recipe: Recipe,
+    *,
+    run_folder: Path,
+    model_folder: Path,
+    config: TrainingConfig,
+    start: ModelBundle | None,
+    normalizer: str,
+    device: torch.device,
+    quiet: bool = False,
+) -> FinetuneResult:
+    """Fine-tune on utterances with texts; the same stage as in `learn`.
+
+    Args:
+        learned: to learn from; paths of recordings are absolute.
+        held_out: to choose the best step by.
+        recipe: settings, and the network if there is no `start`.
+        run_folder: checkpoints and figures.
+        model_folder: where the result goes.
+        config: settings of the training.
+        start: a model whose encoder to go on from, or None for random weights.
+        normalizer: name of the normaliser of transcripts.
+        device: where to train.
+        quiet: print nothing.
+    """
+    alphabet = _alphabet(learned, normalizer)
+    settings = recipe.finetune
+    encoder, spec = _encoder(recipe, settings, start)
+    network = CtcConfig(
+        encoder=encoder,
+        vocab=len(alphabet),
+        head_dropout=settings.head_dropout,
+        masking=settings.masking,
+    )
+    progress = None if quiet else show_decoding
+    train_set = _labelled(
+        learned, run_folder / "decoded" / "train", alphabet, normalizer, encoder, progress
+    )
+    valid_set = _labelled(
+        _shorten(held_out, config.seed),
+        run_folder / "decoded" / "valid",
+        alphabet,
+        normalizer,
+        encoder,
+        progress,
+    )
+    _report_left_out(train_set, valid_set, run_folder)
+    if not train_set.utterances or not valid_set.utterances:
+        raise ConfigError(
+            "Fine-tuning needs transcripts to learn from and to validate on: expected both, got "
+            f"{len(train_set.utterances)} and {len(valid_set.utterances)} that can be used. "
+            f"{run_folder / 'left_out.jsonl'} says what is wrong with the others."
+        )
+    with seeded(config.seed, "weights"):
+        model = CtcModel(network)
+    if start is not None:
+        model.encoder.load_state_dict(start.model.encoder.state_dict())
+    bundle = ModelBundle(model=model, alphabet=alphabet, input_spec=spec)
+    write_json_atomic(
+        run_folder / "config.json",
+        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
+    )
+    result_path = run_folder / "result.json"
+    if not (result_path.exists() and model_folder.exists()):
+        trained = train(
+            model,
+            partial(ctc_objective, blank=alphabet.blank_id),
+            LabelledSource(
+                train_set.store,
+                train_set.targets,
+                input_spec=spec,
+                batch_seconds=config.batch_seconds,
+                seed=config.seed,
+            ),
+            config,
+            folder=run_folder,
+            name="finetune",
+            validate=_validator(bundle, valid_set, config, device),
+            head=model.head if start is not None else None,
+            device=device,
+            quiet=quiet,
+        )
+        state = load_checkpoint(trained.best, model=model, optimizer=None)
+        best = validation_at(run_folder, state.step)
+        figures = {
+            "steps": trained.state.step,
+            "valid_cer": best["cer"],
+            "valid_wer": best["wer"],
+            "minutes": trained.state.elapsed_seconds / 60,
+            "utterances": len(train_set.utterances),
+            "left_out": len(train_set.left_out) + len(valid_set.left_out),
+            "unreadable": len(train_set.store.unreadable) + len(valid_set.store.unreadable),
+        }
+        model.cpu().eval()
+        finished = replace(
+            bundle,
+            provenance={
+                "made_by": f"unheard {unheard.__version__}",
+                "task": "finetune",
+                "preset": recipe.name,
+                "normalizer": normalizer,
+                "seed": config.seed,
+                "parent": None if start is None else start.provenance,
+                **figures,
+            },
+        )
+        save_model(finished, model_folder)
+        write_json_atomic(result_path, figures)
+    return from_dict(FinetuneResult, {**read_json(result_path), "model": str(model_folder)})
+
+
+def _alphabet(utterances: Sequence[Utterance], normalizer: str) -> Alphabet:
+    texts = [utterance.text for utterance in utterances if utterance.text]
+    if not texts:
+        raise ConfigError(
+            "There is nothing to learn writing from: expected utterances with a text, got "
+            f"{len(utterances)} without."
+        )
+    return Alphabet.from_texts(texts, normalizer=normalizer)
+
+
+def _encoder(
+    recipe: Recipe, settings: FinetuneSettings, start: ModelBundle | None
+) -> tuple[EncoderConfig, InputSpec]:
+    """Shape of the encoder, with the dropouts of fine-tuning."""
+    shape = recipe.network.encoder if start is None else start.encoder_config
+    encoder = replace(
+        shape,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+        activation_dropout=settings.activation_dropout,
+        input_dropout=settings.input_dropout,
+        layer_drop=settings.layer_drop,
+        feature_grad_scale=1.0 if start is None else settings.feature_grad_scale,
+    )
+    spec = InputSpec(normalize=recipe.normalize) if start is None else start.input_spec
+    return encoder, spec
+
+
+def _shorten(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
+    """Choose at most `VALID_SECONDS` of utterances for the validations during training."""
+    order = np.random.default_rng(derive_seed(seed, "valid")).permutation(len(utterances))
+    chosen: list[int] = []
+    seconds = 0.0
+    for number in order:
+        if seconds >= VALID_SECONDS:
+            break
+        seconds += utterances[number].duration_seconds
+        chosen.append(int(number))
+    return [utterances[number] for number in sorted(chosen)]
+
+
+def _labelled(
+    utterances: Sequence[Utterance],
+    folder: Path,
+    alphabet: Alphabet,
+    normalizer: str,
+    encoder: EncoderConfig,
+    progress: Callable[[int, int], None] | None,
+) -> LabelledSet:
+    """Decode recordings, encode texts, leave out what cannot be learnt from and say why."""
+    normalise = normalize.get(normalizer)
+    left_out: list[dict[str, str]] = []
+    usable: dict[str, tuple[Utterance, list[int]]] = {}
+    for utterance in utterances:
+        text = normalise(utterance.text or "")
+        missing = alphabet.missing(text)
+        if not text:
+            left_out.append(_row(utterance, "no_text", "nothing is left after normalisation"))
+        elif missing:
+            detail = f"characters that the alphabet lacks: {' '.join(missing)}"
+            left_out.append(_row(utterance, "not_in_alphabet", detail))
+        else:
+            usable[utterance.id] = (replace(utterance, text=text), alphabet.encode(text))
+    store = open_store(
+        [utterance for utterance, _ in usable.values()], folder, root=Path(), progress=progress
+    )
+    kept: list[Utterance] = []
+    targets: list[list[int]] = []
+    fitting: list[int] = []
+    for number, name in enumerate(store.ids):
+        utterance, target = usable[name]
+        frames = encoder.num_frames(int(store.num_samples[number]))
+        needed = alphabet.frames_needed(target)
+        if frames < needed:
+            detail = f"its text takes {needed} frames, the recording has {frames}"
+            left_out.append(_row(utterance, "too_short_for_text", detail))
+            continue
+        fitting.append(number)
+        kept.append(utterance)
+        targets.append(target)
+    return LabelledSet(
+        utterances=kept, store=store.only(fitting), targets=targets, left_out=left_out
+    )
+
+
+def _row(utterance: Utterance, reason: str, detail: str) -> dict[str, str]:
+    return {"id": utterance.id, "audio": utterance.audio, "reason": reason, "detail": detail}
+
+
+def _report_left_out(train_set: LabelledSet, valid_set: LabelledSet, folder: Path) -> None:
+    """Write left_out.jsonl and unreadable.jsonl, and say how many there are."""
+    for labelled in (train_set, valid_set):
+        report_unreadable(labelled.store, folder)
+    rows = [*train_set.left_out, *valid_set.left_out]
+    path = folder / "left_out.jsonl"
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    write_jsonl_atomic(path, rows)
+    print(f"{len(rows)} transcripts cannot be used; {path} says why.", file=sys.stderr)
+
+
+def _validator(
+    bundle: ModelBundle, labelled: LabelledSet, config: TrainingConfig, device: torch.device
+) -> Callable[[], Validation]:
+    """Make a function that transcribes the validation set greedily and scores it."""
+    alphabet = bundle.alphabet
+    if alphabet is None:
+        raise ConfigError("A validation of writing needs an alphabet.")
+    store = labelled.store
+    references = [utterance.text or "" for utterance in labelled.utterances]
+    bf16 = resolve_precision(config.precision, device) == torch.bfloat16
+    batch_samples = round(config.batch_seconds * SAMPLE_RATE)
+    batches = plan_batches(store.num_samples.tolist(), budget_samples=batch_samples)
+
+    def validate() -> Validation:
+        engine = Engine(bundle, precision="bfloat16" if bf16 else "float32")
+        hypotheses = [""] * len(references)
+        blanks = frames = 0
+        for batch in batches:
+            found = engine.log_probs([store.samples(number) for number in batch])
+            for number, log_probs in zip(batch, found, strict=True):
+                ids, _ = best_frames(log_probs)
+                blanks += int((ids == alphabet.blank_id).sum())
+                frames += len(ids)
+                hypotheses[number] = alphabet.decode(alphabet.collapse(ids.tolist()))
+        report = score(references, hypotheses, resamples=1)
+        shown = np.linspace(0, len(references) - 1, min(SAMPLES_SHOWN, len(references))).astype(int)
+        return Validation(
+            metric=report.cer.value,
+            values={
+                "cer": report.cer.value,
+                "wer": report.wer.value,
+                "blank_ratio": blanks / max(frames, 1),
+            },
+            samples=[
+                Sample(
+                    id=labelled.utterances[number].id,
+                    reference=references[number],
+                    hypothesis=hypotheses[number],
+                )
+                for number in shown
+            ],
+        )
+
+    return validate

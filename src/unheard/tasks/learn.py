@@ -1,0 +1,412 @@
+"""The verb `learn`: recordings and a few transcripts in, a recogniser and its report out."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unheard
+from unheard.data.corpora import scan_source
+from unheard.data.manifest import Utterance, write_manifest
+from unheard.data.pcm import open_store
+from unheard.errors import ConfigError
+from unheard.files import locked, read_json, write_json_atomic
+from unheard.interop.bundle import ModelBundle
+from unheard.interop.load import load_model
+from unheard.recipes import Recipe, get_recipe
+from unheard.report.html import write_report
+from unheard.tasks.evaluate import Evaluation, evaluate
+from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for
+from unheard.tasks.pretrain import pretrain_store
+from unheard.tasks.runs import absolute, choose_device, forget_decoded, show_decoding
+from unheard.tasks.scan import scan
+from unheard.text.error_rate import PairedDifference, Rate, paired_bootstrap
+from unheard.training.config import TrainingConfig
+from unheard.training.schedule import Budget
+
+EVALUATION_RESERVE = 0.05
+"""Share of a time budget that is kept for scanning, decoding and measuring."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnResult:
+    """What `learn` made and measured.
+
+    Attributes:
+        model: the model folder.
+        report: the report page.
+        cer: character error rate on held-out recordings; None without a test set.
+        wer: word error rate there.
+        scratch_cer: the same without pre-training, if that was asked for.
+        scratch_wer: the same for words.
+        difference: of the two, with pre-training first.
+        minutes: all stages together, over all sittings.
+    """
+
+    model: Path
+    report: Path
+    cer: Rate | None
+    wer: Rate | None
+    scratch_cer: Rate | None = None
+    scratch_wer: Rate | None = None
+    difference: PairedDifference | None = None
+    minutes: float
+
+    def table(self) -> str:
+        """Lay the result out for a person at a terminal."""
+        rows = [("", "CER (95 % interval)", "WER (95 % interval)")]
+        if self.scratch_cer is not None:
+            rows.append(("from scratch", str(self.scratch_cer), str(self.scratch_wer)))
+        if self.cer is not None:
+            rows.append(("held-out recordings", str(self.cer), str(self.wer)))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        if self.cer is None:
+            lines = ["No test set: nothing was measured on held-out recordings."]
+        return "\n".join((*lines, "", f"model   {self.model}", f"report  {self.report}"))
+
+
+def learn(
+    recordings: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    transcripts: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | float = 0.1,
+    valid: str | os.PathLike[str] | float = 0.1,
+    more_recordings: Sequence[str | os.PathLike[str]] = (),
+    start: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    pretraining: bool = True,
+    compare_scratch: bool = False,
+    max_minutes: float | None = None,
+    pretrain_minutes: float | None = None,
+    finetune_minutes: float | None = None,
+    normalizer: str = NORMALIZER,
+    language: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> LearnResult:
+    """Make a recogniser from recordings and transcripts of some of them.
+
+    Scans, pre-trains on all recordings, fine-tunes on the transcripts, measures error rates on
+    held-out speakers, and writes a model folder and a report. Repeat the command to go on where
+    it was stopped; finished stages are not done again.
+
+    Args:
+        recordings: a folder of recordings, a table or manifest, or "hf:owner/name".
+        out: folder for everything that is made: OUT/model is the recogniser, OUT/report.html
+            the report.
+        transcripts: a table (TSV, CSV, JSON lines) or a folder of texts, where they do not lie
+            with the recordings.
+        test: what to measure on, never learnt from: a table or folder, or a part of the
+            transcripts.
+        valid: what to choose the best step by: a table or folder, or a part of the transcripts.
+        more_recordings: further folders or tables to listen to, in any language.
+        start: a pre-trained model to fine-tune instead of pre-training one (folder or Hugging
+            Face id).
+        preset: network and settings: nano, mini, base or large; mini if left out, or what fits
+            the size of `start`.
+        pretraining: pre-train before fine-tuning (when there is no `start`).
+        compare_scratch: fine-tune from random weights too, for as long, and compare.
+        max_minutes: time for all of it [minutes]; the presets' own times by default.
+        pretrain_minutes: time for pre-training [minutes], instead of a share of `max_minutes`.
+        finetune_minutes: time for each fine-tuning [minutes], likewise.
+        normalizer: what transcripts go through first: "basic-1" or "none-1".
+        language: language tag of the recordings.
+        seed: of everything that is drawn.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
+        quiet: print nothing while it runs.
+
+    Returns:
+        Error rates with intervals, and where everything is.
+
+    Raises:
+        ConfigError: if nothing usable was found, or `out` holds a run with other settings.
+    """
+    folder = Path(out)
+    request = {
+        "recordings": str(recordings),
+        "transcripts": _text(transcripts),
+        "test": _text(test),
+        "valid": _text(valid),
+        "more_recordings": [str(source) for source in more_recordings],
+        "start": _text(start),
+        "preset": preset,
+        "pretraining": pretraining,
+        "compare_scratch": compare_scratch,
+        "max_minutes": max_minutes,
+        "pretrain_minutes": pretrain_minutes,
+        "finetune_minutes": finetune_minutes,
+        "normalizer": normalizer,
+        "language": language,
+        "seed": seed,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "learn.lock"):
+        stages = _Stages(folder, request, quiet=quiet)
+        bundle = None if start is None else load_model(start)
+        recipe = get_recipe(preset) if preset is not None else recipe_for(bundle)
+        place = choose_device(device)
+
+        def scan_all() -> None:
+            scan(
+                recordings,
+                out=folder / "data",
+                transcripts=transcripts,
+                valid=valid,
+                test=test,
+                language=language,
+                seed=seed,
+                progress=not quiet,
+            )
+            _scan_more(more_recordings, folder)
+
+        stages.run("scan", scan_all)
+        data = {
+            name: absolute(folder / "data" / f"{name}.jsonl")
+            for name in ("train", "valid", "test", "unlabelled", "more")
+        }
+        minutes = stages.minutes(
+            recipe,
+            max_minutes=max_minutes,
+            pretrain_minutes=pretrain_minutes,
+            finetune_minutes=finetune_minutes,
+            pretrains=pretraining and start is None,
+            finetunings=2 if compare_scratch else 1,
+        )
+        if start is None and pretraining:
+
+            def listen() -> None:
+                decoded = folder / "pretrain" / "decoded"
+                store = open_store(
+                    [*data["train"], *data["unlabelled"], *data["more"]],
+                    decoded,
+                    root=Path(),
+                    progress=None if quiet else show_decoding,
+                )
+                pretrain_store(
+                    store,
+                    recipe,
+                    run_folder=folder / "pretrain",
+                    model_folder=folder / "pretrained",
+                    config=_timed(recipe, "pretraining", minutes["pretrain"], seed),
+                    start=None,
+                    device=place,
+                    quiet=quiet,
+                )
+                forget_decoded(decoded)
+
+            stages.run("pretrain", listen)
+            bundle = load_model(folder / "pretrained")
+
+        def write_from(run: str, model: Path, first: ModelBundle | None) -> None:
+            finetune_utterances(
+                data["train"],
+                data["valid"],
+                recipe,
+                run_folder=folder / run,
+                model_folder=model,
+                config=_timed(recipe, "finetuning", minutes["finetune"], seed),
+                start=first,
+                normalizer=normalizer,
+                device=place,
+                quiet=quiet,
+            )
+            forget_decoded(folder / run / "decoded")
+
+        stages.run("finetune", lambda: write_from("finetune", folder / "model", bundle))
+        if compare_scratch:
+            scratch_model = folder / "scratch" / "model"
+            stages.run("scratch", lambda: write_from("scratch", scratch_model, None))
+        result = _measure(folder, stages, has_test=bool(data["test"]), scratch=compare_scratch)
+        stages.finish(result)
+        stages.run("report", lambda: write_report(folder), again=True)
+    return replace(result, minutes=stages.total_seconds / 60)
+
+
+def _measure(folder: Path, stages: "_Stages", *, has_test: bool, scratch: bool) -> LearnResult:
+    """Measure error rates on the test set, of both models if there are two."""
+    found: dict[str, Evaluation] = {}
+    if has_test:
+        places = {"evaluate": (folder / "model", folder / "evaluation")}
+        if scratch:
+            model = folder / "scratch" / "model"
+            places["evaluate scratch"] = (model, folder / "scratch" / "evaluation")
+        for stage, (model, out) in places.items():
+
+            def measure(model: Path = model, out: Path = out, stage: str = stage) -> None:
+                found[stage] = evaluate(model, folder / "data" / "test.jsonl", out=out)
+
+            stages.run(stage, measure, again=True)
+    ours, theirs = found.get("evaluate"), found.get("evaluate scratch")
+    return LearnResult(
+        model=folder / "model",
+        report=folder / "report.html",
+        cer=None if ours is None else ours.errors.cer,
+        wer=None if ours is None else ours.errors.wer,
+        scratch_cer=None if theirs is None else theirs.errors.cer,
+        scratch_wer=None if theirs is None else theirs.errors.wer,
+        difference=(
+            None if ours is None or theirs is None else paired_bootstrap(ours.errors, theirs.errors)
+        ),
+        minutes=0.0,
+    )
+
+
+class _Stages:
+    """What is done, in learn.json, so that a repeated command goes on."""
+
+    def __init__(self, folder: Path, request: dict[str, Any], *, quiet: bool) -> None:
+        self._path = folder / "learn.json"
+        self._quiet = quiet
+        self._data: dict[str, Any] = {"request": request, "stages": {}, "result": {}}
+        if self._path.exists():
+            self._data = read_json(self._path)
+            self._refuse_other(folder, request)
+        self._data["request"]["command"] = shlex.join(["unheard", *sys.argv[1:]])
+        self._write()
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all finished stages [seconds]."""
+        return sum(stage.get("seconds", 0.0) for stage in self._data["stages"].values())
+
+    def run(self, name: str, work: Callable[[], object], *, again: bool = False) -> None:
+        """Do a stage unless it is done; `again` does it in any case."""
+        stage = self._data["stages"].get(name, {})
+        if stage.get("state") == "done" and not again:
+            self._say(f"{name}: done before")
+            return
+        self._say(f"{name} ...")
+        started = time.monotonic()
+        spent = stage.get("seconds", 0.0) if not again else 0.0
+        try:
+            work()
+        except BaseException:
+            seconds = spent + time.monotonic() - started
+            self._data["stages"][name] = {"state": "stopped", "seconds": seconds}
+            self._write()
+            raise
+        seconds = spent + time.monotonic() - started
+        self._data["stages"][name] = {"state": "done", "seconds": seconds}
+        self._write()
+
+    def minutes(
+        self,
+        recipe: Recipe,
+        *,
+        max_minutes: float | None,
+        pretrain_minutes: float | None,
+        finetune_minutes: float | None,
+        pretrains: bool,
+        finetunings: int,
+    ) -> dict[str, float | None]:
+        """Share a time budget among the stages, once; a repeated command keeps the shares."""
+        if "minutes" in self._data:
+            return self._data["minutes"]
+        shares: dict[str, float | None] = {"pretrain": None, "finetune": None}
+        if max_minutes is not None:
+            left = max_minutes * (1 - EVALUATION_RESERVE) - self.total_seconds / 60
+            if left <= 0:
+                raise ConfigError(
+                    f"max_minutes {max_minutes:g} is over before training begins: scanning alone "
+                    f"took {self.total_seconds / 60:.1f} min. Allow more."
+                )
+            pretrain_share = recipe.pretrain_share if pretrains else 0.0
+            shares["pretrain"] = left * pretrain_share
+            shares["finetune"] = left * (1 - pretrain_share) / finetunings
+        if pretrain_minutes is not None:
+            shares["pretrain"] = pretrain_minutes
+        if finetune_minutes is not None:
+            shares["finetune"] = finetune_minutes
+        self._data["minutes"] = shares
+        self._write()
+        return shares
+
+    def finish(self, result: LearnResult) -> None:
+        """Record the result, for the report and for readers of learn.json."""
+        found: dict[str, Any] = {
+            "made_with": {
+                "unheard": unheard.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+            }
+        }
+        if result.cer is not None and result.wer is not None:
+            found["cer"] = result.cer.to_dict()
+            found["wer"] = result.wer.to_dict()
+        if result.scratch_cer is not None and result.difference is not None:
+            scored = read_json(self._path.parent / "scratch" / "evaluation" / "result.json")
+            found["scratch"] = {
+                "error_rate": scored["error_rate"],
+                "run": "scratch",
+                "difference": result.difference.to_dict(),
+            }
+        self._data["result"] = found
+        self._write()
+
+    def _refuse_other(self, folder: Path, request: dict[str, Any]) -> None:
+        before = dict(self._data["request"])
+        changed = [
+            f"{name} was {before.get(name)!r}, is {value!r}"
+            for name, value in request.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run with other settings: {'; '.join(changed)}. Repeat the "
+                "first command to go on with it, or choose another folder with --out."
+            )
+
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            print(line, file=sys.stderr)
+
+    def _write(self) -> None:
+        write_json_atomic(self._path, self._data)
+
+
+def _timed(recipe: Recipe, stage: str, minutes: float | None, seed: int) -> TrainingConfig:
+    """Training settings of a stage with this run's seed and, if given, its time."""
+    config = recipe.pretraining if stage == "pretraining" else recipe.finetuning
+    budget = config.budget if minutes is None else Budget(max_minutes=minutes)
+    return replace(config, budget=budget, seed=seed)
+
+
+def _scan_more(sources: Sequence[str | os.PathLike[str]], folder: Path) -> None:
+    """List further recordings in data/more.jsonl, without those that are held out."""
+    held_out = {
+        utterance.audio
+        for name in ("valid", "test")
+        for utterance in absolute(folder / "data" / f"{name}.jsonl")
+    }
+    listed = {
+        utterance.audio
+        for name in ("train", "unlabelled")
+        for utterance in absolute(folder / "data" / f"{name}.jsonl")
+    }
+    found: list[Utterance] = []
+    for number, source in enumerate(sources):
+        extracted = folder / "data" / f"more-{number}"
+        for utterance in scan_source(source, exclude=[folder], extract_to=extracted).utterances:
+            if utterance.audio in held_out or utterance.audio in listed:
+                continue
+            found.append(replace(utterance, id=f"more-{number}/{utterance.id}", text=None))
+    write_manifest(folder / "data" / "more.jsonl", found)
+
+
+def _text(value: str | os.PathLike[str] | float | None) -> str | float | None:
+    """Turn a path into text, leave numbers and nothing as they are."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -1,0 +1,302 @@
+"""The verb `pretrain`: recordings in, a network that has learnt to listen out."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import unheard
+from unheard.audio.signal import SAMPLE_RATE, InputSpec
+from unheard.config import from_dict, to_dict
+from unheard.data.corpora import scan_source
+from unheard.data.dataset import AudioBatch, UnlabelledSource, read_samples
+from unheard.data.pcm import PcmStore, open_store
+from unheard.errors import ConfigError
+from unheard.files import read_json, write_json_atomic
+from unheard.interop.bundle import ModelBundle
+from unheard.interop.load import load_model
+from unheard.interop.native import save_model
+from unheard.models.config import PretrainingConfig
+from unheard.models.pretraining import PretrainingModel
+from unheard.objectives.contrastive import contrastive_objective
+from unheard.recipes import Recipe, get_recipe
+from unheard.tasks.runs import (
+    budget_of,
+    choose_device,
+    forget_decoded,
+    report_unreadable,
+    seeded,
+    show_decoding,
+    validation_at,
+)
+from unheard.tensors import derive_seed, derived_generator
+from unheard.training.checkpoint import load_checkpoint
+from unheard.training.config import TrainingConfig
+from unheard.training.loop import Validation, train
+from unheard.training.precision import autocast, resolve_precision
+
+VALID_SHARE = 0.02
+"""Of the recordings, held out to see whether what is learnt holds elsewhere."""
+VALID_SECONDS = 240.0
+"""Sound held out at most [seconds]."""
+VALID_CROP_SECONDS = 5.0
+VALID_BATCH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """How a pre-training ended.
+
+    Attributes:
+        model: the model folder.
+        steps: updates of the weights.
+        minutes: spent in training, over all sittings.
+        hours_heard: sound that went through the network, repeats included [hours].
+        hours: of different sound [hours].
+        contrastive: loss on held-out recordings [nats a masked frame].
+        accuracy: share of held-out masked frames told from their distractors.
+        code_perplexity: of the codes used on held-out recordings, all groups together.
+        unreadable: recordings that could not be decoded; see unreadable.jsonl.
+    """
+
+    model: Path
+    steps: int
+    minutes: float
+    hours_heard: float
+    hours: float
+    contrastive: float
+    accuracy: float
+    code_perplexity: float
+    unreadable: int
+
+
+def pretrain(
+    recordings: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    preset: str = "mini",
+    start: str | os.PathLike[str] | None = None,
+    max_minutes: float | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> PretrainResult:
+    """Learn to listen from recordings alone.
+
+    Repeat the command to go on where it was stopped; a finished run is not done again.
+
+    Args:
+        recordings: anything that `scan` reads; transcripts are not looked at.
+        out: run folder; the model folder is OUT/model.
+        preset: network and settings: nano, mini, base or large.
+        start: a pre-trained model to go on from instead of random weights.
+        max_minutes: time to train [minutes]; the preset's own by default.
+        max_steps: updates of the weights, instead of or besides a time.
+        seed: of everything that is drawn.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
+        quiet: print nothing while it runs.
+
+    Returns:
+        Where the model is, and figures on held-out recordings.
+
+    Raises:
+        ConfigError: if there is nothing to learn from, or the folder holds a run with other
+            settings.
+    """
+    recipe = get_recipe(preset)
+    folder = Path(out)
+    found = scan_source(recordings, exclude=[folder], extract_to=folder / "recordings")
+    store = open_store(
+        found.utterances,
+        folder / "decoded",
+        root=Path(),
+        progress=None if quiet else show_decoding,
+    )
+    result = pretrain_store(
+        store,
+        recipe,
+        run_folder=folder,
+        model_folder=folder / "model",
+        config=replace(
+            recipe.pretraining,
+            budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
+            seed=seed,
+        ),
+        start=None if start is None else load_model(start),
+        device=choose_device(device),
+        quiet=quiet,
+    )
+    forget_decoded(folder / "decoded")
+    return result
+
+
+def pretrain_store(
+    store: PcmStore,
+    recipe: Recipe,
+    *,
+    run_folder: Path,
+    model_folder: Path,
+    config: TrainingConfig,
+    start: ModelBundle | None,
+    device: torch.device,
+    quiet: bool = False,
+) -> PretrainResult:
+    """Pre-train on decoded recordings; the same stage as in `learn`.
+
+    Args:
+        store: decoded recordings; some are held out for validation.
+        recipe: the network, unless `start` gives one.
+        run_folder: checkpoints and figures.
+        model_folder: where the result goes.
+        config: settings of the training.
+        start: a pre-trained model to go on from, or None.
+        device: where to train.
+        quiet: print nothing.
+    """
+    report_unreadable(store, run_folder)
+    network, spec = _network(recipe, start)
+    valid, learned = _hold_out(store, config.seed)
+    source = UnlabelledSource(
+        store,
+        input_spec=spec,
+        batch_seconds=config.batch_seconds,
+        min_seconds=config.min_seconds,
+        max_seconds=config.max_seconds,
+        seed=config.seed,
+        only=learned,
+    )
+    with seeded(config.seed, "weights"):
+        model = PretrainingModel(network)
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
+    write_json_atomic(
+        run_folder / "config.json",
+        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
+    )
+    result_path = run_folder / "result.json"
+    if not (result_path.exists() and model_folder.exists()):
+        trained = train(
+            model,
+            contrastive_objective,
+            source,
+            config,
+            folder=run_folder,
+            name="pretrain",
+            validate=_validator(model, store, valid, spec, config, device),
+            device=device,
+            quiet=quiet,
+        )
+        state = load_checkpoint(trained.best, model=model, optimizer=None)
+        best = validation_at(run_folder, state.step)
+        figures = {
+            "steps": trained.state.step,
+            "minutes": trained.state.elapsed_seconds / 60,
+            "hours_heard": trained.state.audio_seconds / 3600,
+            "hours": source.seconds / 3600,
+            "unreadable": len(store.unreadable),
+            **{name: best[name] for name in ("contrastive", "accuracy", "code_perplexity")},
+        }
+        bundle = ModelBundle(
+            model=model.cpu().eval(),
+            alphabet=None,
+            input_spec=spec,
+            provenance={
+                "made_by": f"unheard {unheard.__version__}",
+                "task": "pretrain",
+                "preset": recipe.name,
+                "seed": config.seed,
+                "parent": None if start is None else start.provenance,
+                **figures,
+            },
+        )
+        save_model(bundle, model_folder)
+        write_json_atomic(result_path, figures)
+    return from_dict(PretrainResult, {**read_json(result_path), "model": str(model_folder)})
+
+
+def _network(recipe: Recipe, start: ModelBundle | None) -> tuple[PretrainingConfig, InputSpec]:
+    """Take the network and its input from the recipe, or from a model to go on from."""
+    if start is None:
+        return recipe.network, InputSpec(normalize=recipe.normalize)
+    if not isinstance(start.model, PretrainingModel):
+        raise ConfigError(
+            "Cannot go on with pre-training: expected a pre-trained model with its quantiser, "
+            "found one that was fine-tuned. Start from the model it was made of."
+        )
+    # The temperature of a model that has learnt already stays at its floor.
+    network = start.model.config
+    floor = network.quantizer.temperature_end
+    quantizer = replace(network.quantizer, temperature_start=floor)
+    return replace(network, quantizer=quantizer), start.input_spec
+
+
+def _hold_out(store: PcmStore, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose utterances to validate on; returns their numbers and those of the rest."""
+    if len(store) == 0:
+        raise ConfigError("There is nothing to learn from: none of the recordings can be read.")
+    order = np.random.default_rng(derive_seed(seed, "hold out")).permutation(len(store))
+    seconds = np.cumsum(store.num_samples[order]) / SAMPLE_RATE
+    wanted = min(VALID_SECONDS, VALID_SHARE * store.seconds)
+    count = max(1, int(np.searchsorted(seconds, wanted)))
+    if count >= len(store):
+        return order, order
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
+def _validator(
+    model: PretrainingModel,
+    store: PcmStore,
+    numbers: np.ndarray,
+    spec: InputSpec,
+    config: TrainingConfig,
+    device: torch.device,
+) -> Callable[[], Validation]:
+    """Make a function that measures the objective on held-out crops, with fixed masks."""
+    batches = _valid_batches(store, numbers, spec)
+    dtype = resolve_precision(config.precision, device)
+
+    def validate() -> Validation:
+        sums: dict[str, float] = {}
+        means: dict[str, list[float]] = {}
+        count = 0.0
+        for number, batch in enumerate(batches):
+            generator = derived_generator(config.seed, "valid", number, device=device)
+            with autocast(dtype, device):
+                terms = contrastive_objective(
+                    model, batch.to(device), progress=1.0, generator=generator
+                )
+            count += float(terms.count)
+            for name, value in terms.parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            for name, value in terms.means.items():
+                means.setdefault(name, []).append(float(value))
+        values = {name: value / max(count, 1.0) for name, value in sums.items()}
+        values |= {name: sum(listed) / len(listed) for name, listed in means.items()}
+        values.pop("temperature", None)
+        return Validation(metric=values["contrastive"], values=values)
+
+    return validate
+
+
+def _valid_batches(store: PcmStore, numbers: np.ndarray, spec: InputSpec) -> list[AudioBatch]:
+    """Cut the middle of each held-out utterance, in batches of one length."""
+    by_length = numbers[np.argsort(store.num_samples[numbers], kind="stable")]
+    batches = []
+    for first in range(0, len(by_length), VALID_BATCH):
+        chosen = by_length[first : first + VALID_BATCH]
+        shortest = int(min(store.num_samples[chosen].min(), VALID_CROP_SECONDS * SAMPLE_RATE))
+        rows = []
+        for number in chosen:
+            start = (int(store.num_samples[number]) - shortest) // 2
+            rows.append(read_samples(store, int(number), spec, start, shortest))
+        batches.append(
+            AudioBatch(
+                samples=torch.from_numpy(np.stack(rows)),
+                ids=tuple(store.ids[number] for number in chosen),
+            )
+        )
+    return batches

@@ -1,0 +1,119 @@
+"""What pre-training and fine-tuning runs share: devices, budgets, seeds, dead letters."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from unheard.data.manifest import Utterance, audio_path, read_manifest
+from unheard.data.pcm import PcmStore
+from unheard.errors import ConfigError, FormatError
+from unheard.files import read_jsonl, write_jsonl_atomic
+from unheard.tasks.scan import scan
+from unheard.tensors import derive_seed
+from unheard.training.schedule import Budget
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device's name into a device; "auto" is a graphics processor if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f'device must be "auto", "cpu" or "cuda:N", got {name!r}.') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but torch finds no graphics processor.")
+    return device
+
+
+def budget_of(default: Budget, max_minutes: float | None, max_steps: int | None) -> Budget:
+    """Replace a preset's budget where a caller gives one."""
+    if max_minutes is None and max_steps is None:
+        return default
+    return Budget(max_minutes=max_minutes, max_steps=max_steps)
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Seed torch's global generator for the block, and give the old state back after it.
+
+    The initialisers of `torch.nn` draw from that generator only.
+    """
+    state = torch.get_rng_state()
+    torch.manual_seed(derive_seed(seed, purpose))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def read_utterances(
+    source: str | os.PathLike[str],
+    *,
+    valid: str | os.PathLike[str] | float,
+    out: Path,
+    seed: int,
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Scan transcribed recordings; returns those to learn from and those to validate on.
+
+    Paths of recordings are absolute. What cannot be used is listed in OUT/scan.json.
+    """
+    result = scan(source, out=out / "data", valid=valid, test=0.0, seed=seed, progress=False)
+    sets = {name: absolute(Path(path)) for name, path in result.manifests.items()}
+    return sets["train"], sets["valid"]
+
+
+def absolute(manifest: Path) -> list[Utterance]:
+    """Read a manifest and make the paths of its recordings absolute."""
+    folder = manifest.parent.resolve()
+    return [
+        replace(utterance, audio=str(audio_path(utterance, folder)))
+        for utterance in read_manifest(manifest)
+    ]
+
+
+def validation_at(folder: Path, step: int) -> dict[str, float]:
+    """Figures of the validation at a step of a run, from its metrics.jsonl."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    found = [row for row in rows if row["kind"] == "valid" and row["step"] == step]
+    if not found:
+        raise FormatError(
+            f"{folder / 'metrics.jsonl'} has no validation of step {step}. It was changed; "
+            "delete the run folder to start again."
+        )
+    return found[-1]
+
+
+def report_unreadable(store: PcmStore, folder: Path) -> None:
+    """Name recordings that could not be decoded in FOLDER/unreadable.jsonl and say how many."""
+    path = folder / "unreadable.jsonl"
+    if not store.unreadable:
+        path.unlink(missing_ok=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl_atomic(path, [asdict(one) for one in store.unreadable])
+    print(
+        f"{len(store.unreadable)} recordings could not be decoded and are left out; {path} "
+        "names them.",
+        file=sys.stderr,
+    )
+
+
+def forget_decoded(folder: Path) -> None:
+    """Delete decoded recordings that a finished stage no longer needs."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def show_decoding(done: int, total: int) -> None:
+    """Say how far decoding is, on one line of a terminal."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r\x1b[2Kdecoding recordings {done} of {total}", end=end, file=sys.stderr)
+    elif done == total:
+        print(f"decoded {total} recordings", file=sys.stderr)
