@@ -5,9 +5,10 @@
 What cannot be used is listed with its place and reason; the scan goes on.
 """
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,31 +180,26 @@ def scan_source(
             # The columns that were told are those of the transcripts.
             plain = replace(reading(None, is_told=False), columns=ColumnChoice())
             found.extend(_read_place(origin, plain)[1])
-    if tree_of_origin is not None:
-        found.extend(tree_of_origin.skipped)
+    tree = tree_of_origin or Tree(root=origin.parent)
+    found.extend(tree.skipped)
     claims = [one for one in found if isinstance(one, Claim)]
     skipped = [one for one in found if isinstance(one, Skip)]
-    if tree_of_origin is not None:
-        claimed = {claim.audio for claim in claims}
-        for name in tree_of_origin.audio:
-            path = tree_of_origin.path(name).resolve()
-            if path not in claimed:
-                claimed.add(path)
-                claims.append(Claim(audio=path, source=path))
-    headers = probe_all([claim.audio for claim in claims], workers=workers, progress=progress)
+    pool = [tree.path(name).resolve() for name in tree.audio]
+    wanted = [*(claim.audio for claim in claims), *pool]
+    headers = probe_all(wanted, workers=workers, progress=progress)
     id_roots = [tree.root for tree in trees] + lazy_roots + ([extracted] if extracted else [])
-    joined = _join(claims, headers, id_roots, language)
+    joined = _join(claims, pool, headers, id_roots, language)
     skipped.extend(joined.skipped)
     return Scan(
         utterances=joined.utterances,
         skipped=tuple(skipped),
         layout=layout,
-        root=tree_of_origin.root if tree_of_origin else origin.parent,
+        root=tree.root,
         facts={
             "layout": layout,
             "tables": tables,
             "repeated_rows": joined.num_merged,
-            "other_files": tree_of_origin.other_suffixes if tree_of_origin else {},
+            "other_files": tree.other_suffixes,
             **_facts_of_headers(headers),
         },
     )
@@ -300,6 +296,7 @@ class _Joined:
 
 def _join(
     claims: Sequence[Claim],
+    pool: Sequence[Path],
     headers: Mapping[Path, AudioInfo | Skip],
     id_roots: Sequence[Path],
     language: str | None,
@@ -307,7 +304,8 @@ def _join(
     """Make utterances of claims: times checked, the same stretch once, ids unique.
 
     Where several tables speak of the same stretch, the first one's word counts and the others
-    fill in what it leaves open.
+    fill in what it leaves open. Recordings of the pool that no table could make use of are
+    utterances without transcript.
     """
     utterances: dict[tuple[Path, int, int], Utterance] = {}
     origin: dict[tuple[Path, int, int], Claim] = {}
@@ -319,7 +317,16 @@ def _join(
         skipped.append(Skip(path=str(claim.source), line=claim.line, reason=reason, detail=detail))
 
     not_unique = _sources_with_repeated_ids(claims)
-    for claim in claims:
+    claimed = {claim.audio for claim in claims}
+
+    def unused() -> Iterator[Claim]:
+        used = {path for path, _, _ in utterances}
+        for path in dict.fromkeys(pool):
+            is_known_to_be_bad = path in claimed and isinstance(headers[path], Skip)
+            if path not in used and not is_known_to_be_bad:
+                yield Claim(audio=path, source=path)
+
+    for claim in itertools.chain(claims, unused()):
         if claim.source in not_unique:
             claim = replace(claim, id=None)
         header = headers[claim.audio]
