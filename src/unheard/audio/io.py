@@ -293,7 +293,11 @@ def probe(source: AudioSource) -> AudioInfo:
 
 
 def write_wav(
-    path: str | os.PathLike[str], samples: NDArray[np.floating], sample_rate: int
+    path: str | os.PathLike[str],
+    samples: NDArray[np.floating],
+    sample_rate: int,
+    *,
+    durable: bool = True,
 ) -> None:
     """Write mono samples as 16-bit PCM, whole or not at all.
 
@@ -301,6 +305,7 @@ def write_wav(
         path: of the file; replaced if there is one.
         samples: (samples,) nominally within -1 .. 1; more is clipped.
         sample_rate: [Hz].
+        durable: wait until the file is on the disk (see `files.atomic_path`).
 
     Raises:
         ShapeError: if `samples` is not one-dimensional.
@@ -320,7 +325,10 @@ def write_wav(
             reason="nonfinite",
         )
     scaled = np.clip(np.rint(values * 32768.0), -32768, 32767).astype("<i2")
-    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
+    with (
+        atomic_path(path, durable=durable) as temporary,
+        wave.open(str(temporary), "wb") as file,
+    ):
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)

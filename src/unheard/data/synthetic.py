@@ -177,7 +177,9 @@ def _speak(part: _Part) -> list[float]:
         )
         waveform = engine.say(text, voice)
         samples = waveform.samples * float(generator.uniform(0.4, 0.8))
-        io.write_wav(part.folder / _path(part, number), samples, waveform.sample_rate)
+        # The file that says the corpus is made comes last; until then it is made again.
+        path = part.folder / _path(part, number)
+        io.write_wav(path, samples, waveform.sample_rate, durable=False)
         seconds.append(waveform.duration_seconds)
     return seconds
 
