@@ -364,6 +364,6 @@ def _rest(
     return sets
 
 
-def _identity(utterance: Utterance) -> tuple[str, int, int]:
-    """The stretch of sound, by path."""
-    return utterance.audio, utterance.start, utterance.num_samples
+def _identity(utterance: Utterance) -> tuple[str, str, int, int]:
+    """The utterance by name and by stretch of sound."""
+    return utterance.id, utterance.audio, utterance.start, utterance.num_samples
