@@ -105,12 +105,11 @@ def load_model(
         config = ctc_config(settings)
     else:
         config = pretraining_config(settings)
+    model = storage.build(config, source=settings.source)
     alphabet = None
     if isinstance(config, CtcConfig):
         alphabet = read_alphabet(source, vocab=config.vocab)
     input_spec = read_input_spec(source, conv_norm=config.encoder.conv_norm)
-
-    model = storage.build(config, source=settings.source)
     names = keymap.names_in_file(model.state_dict(), stored)
     drawn = _draw_absent(config, names, stored, settings, headless=architecture == "Wav2Vec2Model")
     shapes: dict[str, tuple[int, ...]] = {}
@@ -774,7 +773,7 @@ def _added_tokens(folder: Path, described: Mapping[str, Any]) -> tuple[dict[str,
 def _numbering(tokens: Mapping[str, Any], vocab: int) -> str:
     """Say which numbers are missing or too many."""
     numbers = {number for number in tokens.values() if type(number) is int}
-    holes = sorted(set(range(vocab)) - numbers)
+    holes = [number for number in range(vocab) if number not in numbers]
     outside = [
         f"{number} ({name!r})" for name, number in tokens.items() if number not in range(vocab)
     ]

@@ -45,7 +45,7 @@ def load_model(
         source.model.to(device=device, dtype=dtype)
         return source
     folder, provenance = _find(source)
-    if native.is_model_folder(folder):
+    if _is_native(folder):
         return native.load_model(folder, device=device, dtype=dtype)
     return huggingface.load_model(folder, device=device, dtype=dtype, provenance=provenance)
 
@@ -57,7 +57,7 @@ def model_fingerprint(source: str | os.PathLike[str]) -> str:
         source: as for `load_model`.
     """
     folder, _ = _find(source)
-    if native.is_model_folder(folder):
+    if _is_native(folder):
         return native.fingerprint(folder)
     files = huggingface.model_files(folder)
     text = "\n".join(f"{file.name} {sha256_file(file)}" for file in sorted(files))
@@ -71,7 +71,7 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         return huggingface.fetch(name.removeprefix(HUB_PREFIX))
     path = Path(name)
     if path.is_dir():
-        if (path / storage.CONFIG_FILE).is_file():
+        if (path / storage.CONFIG_FILE).is_file() or _is_native(path):
             return path, {"source": str(path)}
         hint = ""
         if isinstance(source, str) and huggingface.is_hub_name(name):
@@ -88,6 +88,11 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         f"There is no model {name!r}: expected a model folder, or a name on the Hugging Face hub "
         "such as facebook/wav2vec2-base-960h. Check the path."
     )
+
+
+def _is_native(folder: Path) -> bool:
+    """Whether a folder is one of ours, even with a damaged configuration."""
+    return (folder / native.HASHES_FILE).is_file() or native.is_model_folder(folder)
 
 
 def _listed(folder: Path) -> str:

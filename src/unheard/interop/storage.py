@@ -112,7 +112,7 @@ def build(config: CtcConfig | PretrainingConfig, *, source: object) -> CtcModel 
         "convolution stride": (max(layer.stride for layer in encoder.conv_layers), 100_000),
     }
     if isinstance(config, CtcConfig):
-        sizes["vocab"] = (config.vocab, 10_000_000)
+        sizes["vocab"] = (config.vocab, 1_000_000)
     else:
         sizes["quantizer groups"] = (config.quantizer.groups, 1_000)
         sizes["quantizer entries"] = (config.quantizer.entries, 1_000_000)

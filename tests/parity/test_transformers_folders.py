@@ -1,0 +1,116 @@
+"""Folders that transformers reads from us, and vocabularies that both read alike."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.closeness import FLOAT32, FLOAT64, assert_close
+from tests.parity.hf_models import KINDS, SMALL, make_pair, make_samples, redraw
+from tests.tiny_models import tiny_ctc, tiny_pretraining
+from transformers import (
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2Processor,
+)
+
+from unheard.audio.signal import normalize
+from unheard.interop import huggingface, load
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_transformers_loads_what_we_write(tmp_path: Path, kind: Any, dtype: torch.dtype) -> None:
+    bundle = tiny_ctc(kind)
+    redraw(bundle.model, seed=1)
+    bundle.model.to(dtype)
+    huggingface.save_huggingface(bundle, tmp_path / "model")
+    theirs, notes = Wav2Vec2ForCTC.from_pretrained(
+        tmp_path / "model", output_loading_info=True, dtype=dtype
+    )
+    assert not any(notes.values()), notes
+    samples, _, _ = make_samples((3000, 3000), seed=1)
+    with torch.no_grad():
+        expected = theirs.eval()(samples.to(dtype)).logits
+        logits = bundle.model(samples.to(dtype)).logits
+    assert_close("logits", logits, expected, FLOAT64 if dtype == torch.float64 else FLOAT32)
+
+    processor = Wav2Vec2Processor.from_pretrained(tmp_path / "model")
+    assert bundle.alphabet is not None
+    assert (
+        processor.tokenizer.pad_token_id == bundle.alphabet.blank_id == theirs.config.pad_token_id
+    )
+    assert processor.tokenizer("ab ñ").input_ids == bundle.alphabet.encode("ab ñ")
+    assert processor.feature_extractor.do_normalize == bundle.input_spec.normalize
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_transformers_loads_a_pretraining_model(tmp_path: Path, kind: Any) -> None:
+    bundle = tiny_pretraining(kind)
+    redraw(bundle.model, seed=1)
+    bundle.model.double()
+    huggingface.save_huggingface(bundle, tmp_path / "model")
+    theirs, notes = Wav2Vec2ForPreTraining.from_pretrained(
+        tmp_path / "model", output_loading_info=True, dtype=torch.float64
+    )
+    assert not any(notes.values()), notes
+    samples, _, _ = make_samples((3000,), seed=1)
+    mask = torch.zeros(1, bundle.encoder_config.num_frames(3000), dtype=torch.bool)
+    mask[:, 20:40] = True
+    with torch.no_grad():
+        expected = theirs.eval()(samples, mask_time_indices=mask)
+        output = bundle.model(samples, time_mask=mask)
+    assert_close("predictions", output.predictions, expected.projected_states[mask], FLOAT64)
+    assert_close("targets", output.targets, expected.projected_quantized_states[mask], FLOAT64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_survives_the_way_there_and_back(tmp_path: Path, kind: str) -> None:
+    pair = make_pair(tmp_path / "theirs", SMALL | KINDS[kind], seed=2)
+    bundle = load.load_model(tmp_path / "theirs")
+    huggingface.save_huggingface(bundle, tmp_path / "ours")
+    again = Wav2Vec2ForCTC.from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
+    samples, _, _ = make_samples((3000,), seed=2)
+    with torch.no_grad():
+        assert torch.equal(again(samples).logits, pair.theirs(samples).logits)
+    kept, given = again.config.to_dict(), pair.theirs.config.to_dict()
+    for name in [*SMALL, *KINDS[kind]]:
+        assert "code" in name or kept[name] == given[name], name  # codes are no part of CTC
+
+
+VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "Ñ", "'", "ጀ", "SH"]
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_vocabularies_are_read_alike(tmp_path: Path, lower: bool) -> None:
+    (tmp_path / "vocab.json").write_text(json.dumps({t: n for n, t in enumerate(VOCABULARY)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), do_lower_case=lower)
+    theirs = make_pair(tmp_path / "model", SMALL | KINDS["base"], seed=0)
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), tokenizer).save_pretrained(theirs.folder)
+    bundle = load.load_model(theirs.folder)
+    alphabet = bundle.alphabet
+    assert alphabet is not None
+    assert alphabet.blank_id == tokenizer.pad_token_id
+    assert (alphabet.unknown, alphabet.word_boundary) == ("<unk>", "|")
+    assert bundle.input_spec.normalize
+    assert not bundle.input_spec.attention_mask
+    generator = torch.Generator().manual_seed(0)
+    letters = torch.tensor([0, 0, 4, *range(5, 11)])
+    for _ in range(50):
+        ids = letters[torch.randint(len(letters), (40,), generator=generator)].tolist()
+        text = alphabet.decode(alphabet.collapse(ids))
+        # Ours never writes spaces at the ends or two of them.
+        assert text == " ".join(tokenizer.decode(ids).split())
+        assert alphabet.encode(text) == tokenizer(text).input_ids or "SH" in text.upper()
+
+
+@pytest.mark.parametrize("length", [400, 16000, 33333])
+def test_input_is_normalised_alike(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    samples = (0.1 * torch.randn(length, generator=generator) + 0.02).numpy()
+    theirs = Wav2Vec2FeatureExtractor(do_normalize=True)(samples, sampling_rate=16000)
+    ours = normalize(samples, epsilon=huggingface.FEATURE_EPSILON)
+    assert (ours == theirs.input_values[0]).all()

@@ -1,0 +1,270 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.tiny_models import tiny_ctc, tiny_encoder, tiny_pretraining
+
+from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError
+from unheard.files import sha256_file
+from unheard.interop import load, native, storage
+from unheard.interop.bundle import ModelBundle
+from unheard.models.config import CtcConfig
+from unheard.models.ctc import CtcModel
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return native.save_model(tiny_ctc(), tmp_path / "model")
+
+
+def rehash(folder: Path) -> None:
+    """Make the hashes fit again, as somebody with bad intentions would."""
+    names = ("config.json", "model.safetensors")
+    hashes = {name: sha256_file(folder / name) for name in names}
+    (folder / "hashes.json").write_text(json.dumps(hashes))
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads((folder / "config.json").read_text())
+    change(data)
+    (folder / "config.json").write_text(json.dumps(data))
+    rehash(folder)
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    rehash(folder)
+
+
+@pytest.mark.parametrize("make", [tiny_ctc, tiny_pretraining])
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_what_is_saved_comes_back(
+    tmp_path: Path, make: Callable[..., ModelBundle], kind: str
+) -> None:
+    bundle = make(kind)
+    native.save_model(bundle, tmp_path / "a" / "model")
+    loaded = load.load_model(tmp_path / "a" / "model")
+    assert loaded.config == bundle.config
+    assert loaded.alphabet == bundle.alphabet
+    assert loaded.input_spec == bundle.input_spec
+    assert loaded.provenance == bundle.provenance
+    assert not loaded.model.training
+    ours, stored = bundle.model.state_dict(), loaded.model.state_dict()
+    assert ours.keys() == stored.keys()
+    assert all(torch.equal(ours[name], stored[name]) for name in ours)
+    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model"]
+
+
+def test_a_loaded_model_owns_its_weights(folder: Path) -> None:
+    loaded = load.load_model(folder)
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-400:] = bytes(400)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(data)
+    after = loaded.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_take_the_type_that_is_asked_for(folder: Path, dtype: torch.dtype) -> None:
+    assert load.load_model(folder, dtype=dtype).dtype == dtype
+
+
+def test_types_of_stored_weights(tmp_path: Path) -> None:
+    for stored, read in ((torch.float16, torch.float32), (torch.float64, torch.float64)):
+        bundle = tiny_ctc()
+        bundle.model.to(stored)
+        folder = native.save_model(bundle, tmp_path / str(stored))
+        loaded = load.load_model(folder)
+        assert {parameter.dtype for parameter in loaded.model.parameters()} == {read}
+        assert torch.equal(
+            loaded.model.state_dict()["head.weight"],
+            bundle.model.state_dict()["head.weight"].to(read),
+        )
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("place", [0, 9, 0.5, -2])
+def test_one_flipped_bit_is_named(folder: Path, name: str, place: float) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[int(place * len(data)) if 0 < place < 1 else int(place)] ^= 4
+    (folder / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=name):
+        load.load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "hashes.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load.load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "hashes.json"])
+def test_a_cut_file_is_refused(folder: Path, name: str) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises((CheckpointError, FormatError), match=name):
+        native.load_model(folder)
+
+
+def test_hashes_cannot_point_elsewhere(folder: Path) -> None:
+    hashes = json.loads((folder / "hashes.json").read_text())
+    (folder / "hashes.json").write_text(json.dumps({**hashes, "../x": "0"}))
+    (folder.parent / "x").write_text("x")
+    with pytest.raises(CheckpointError, match=r"\.\./x"):
+        native.load_model(folder)
+
+
+def test_names_and_shapes_must_fit_exactly(folder: Path) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        weights["extra"] = weights.pop("head.bias")
+        weights["head.weight"] = weights["head.weight"].t().contiguous()
+
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        native.load_model(folder)
+    assert caught.value.missing == ("head.bias",)
+    assert caught.value.unexpected == ("extra",)
+    assert caught.value.mismatched == ("head.weight: expected (8, 16), found (16, 8)",)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(
+    folder: Path, tmp_path: Path, value: float
+) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        weights["encoder.projection.bias"][3] = value
+
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError, match=r"encoder\.projection\.bias"):
+        native.load_model(folder)
+    bundle = tiny_ctc()
+    with torch.no_grad():
+        bundle.model.encoder.projection.bias[3] = value
+    with pytest.raises(CheckpointError, match=r"encoder\.projection\.bias"):
+        native.save_model(bundle, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_must_be_floating_point(folder: Path) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        weights["head.bias"] = weights["head.bias"].to(torch.int32)
+
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError, match=r"head\.bias: I32"):
+        native.load_model(folder)
+
+
+def test_an_older_model_is_replaced_whole(folder: Path) -> None:
+    (folder / "left_over.txt").write_text("x")
+    bundle = tiny_ctc(seed=1)
+    native.save_model(bundle, folder)
+    loaded = native.load_model(folder)
+    assert torch.equal(
+        loaded.model.state_dict()["head.weight"], bundle.model.state_dict()["head.weight"]
+    )
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["config.json", "hashes.json", "model.safetensors"]
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "a.wav").write_bytes(b"x")
+    (tmp_path / "file").write_bytes(b"x")
+    for name in ("recordings", "file"):
+        with pytest.raises(FormatError, match="not a model folder"):
+            native.save_model(tiny_ctc(), tmp_path / name)
+    assert (tmp_path / "recordings" / "a.wav").read_bytes() == b"x"
+    assert (tmp_path / "file").read_bytes() == b"x"
+    (tmp_path / "empty").mkdir()
+    native.save_model(tiny_ctc(), tmp_path / "empty")
+    native.load_model(tmp_path / "empty")
+
+
+def test_a_failure_while_writing_leaves_the_old_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = native.fingerprint(folder)
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(storage, "write_tensors", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        native.save_model(tiny_ctc(seed=1), folder)
+    assert native.fingerprint(folder) == before
+    native.load_model(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_provenance_must_be_plain_data(tmp_path: Path) -> None:
+    bundle = tiny_ctc()
+    bundle.provenance["score"] = float("nan")
+    with pytest.raises(FormatError):
+        native.save_model(bundle, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_alphabet_must_fit_the_head(tmp_path: Path) -> None:
+    good = tiny_ctc()
+    model = CtcModel(CtcConfig(encoder=tiny_encoder(), vocab=9))
+    bundle = ModelBundle(model=model, alphabet=good.alphabet, input_spec=good.input_spec)
+    with pytest.raises(CheckpointError, match="expected 9 tokens, found 8"):
+        native.save_model(bundle, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"version": 2}, FormatError, "newer release"),
+        ({"version": None}, FormatError, "another version"),
+        ({"format": "other"}, FormatError, "expected format 'unheard-model'"),
+        ({"architecture": "conformer"}, FormatError, "'conformer'"),
+        ({"architecture": ["ctc"]}, FormatError, "ctc or pretraining"),
+        ({"input_spec": {"normalise": True}}, ConfigError, "config.json.*normalise"),
+        ({"input_spec": {"padding": "reflect"}}, ConfigError, "reflect"),
+        ({"config": {}}, ConfigError, "config.json"),
+        ({"alphabet": {"tokens": []}}, AlphabetError, "config.json"),
+    ],
+)
+def test_settings_that_are_not_valid(
+    folder: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    change_config(folder, lambda data: data.update(change))
+    with pytest.raises(error, match=message):
+        native.load_model(folder)
+
+
+def test_a_missing_key_is_named(folder: Path) -> None:
+    change_config(folder, lambda data: data.pop("input_spec"))
+    with pytest.raises(FormatError, match="input_spec"):
+        native.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers", 10**6), ("dim", 16 * 10**9), ("ffn_dim", 10**12), ("layers", 0)],
+)
+@pytest.mark.timeout(10)
+def test_sizes_beyond_reason_are_refused_at_once(folder: Path, name: str, value: int) -> None:
+    change_config(folder, lambda data: data["config"]["encoder"].update({name: value}))
+    with pytest.raises(ConfigError, match=name):
+        native.load_model(folder)
+
+
+def test_fingerprint(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    other = native.save_model(tiny_ctc(seed=1), tmp_path / "other")
+    assert load.model_fingerprint(folder) == load.model_fingerprint(tmp_path / "copy")
+    assert load.model_fingerprint(folder) != load.model_fingerprint(other)
