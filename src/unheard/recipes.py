@@ -1,8 +1,9 @@
 """Ready settings by name: a preset is a function that returns a recipe.
 
 `base` and `large` are the networks and settings of the paper. `mini` and `nano` are for machines
-without an accelerator; what was learnt about training at that size, and measured, is in
-docs/small-compute.md.
+without an accelerator: the same network behind a cheaper front end, a learnt filterbank of three
+convolutions with the paper's frame rate. What was learnt about training at that size, and measured,
+is in docs/small-compute.md.
 """
 
 from collections.abc import Callable
@@ -46,6 +47,7 @@ class Recipe:
     Attributes:
         name: of the preset.
         normalize: whether recordings are brought to zero mean and unit variance.
+        filterbank: whether the first convolutions start as a filterbank instead of from noise.
         network: encoder and pre-training heads.
         pretraining: how it learns from recordings.
         finetune: what changes for CTC.
@@ -56,6 +58,7 @@ class Recipe:
 
     name: str
     normalize: bool
+    filterbank: bool
     network: PretrainingConfig
     pretraining: TrainingConfig
     finetune: FinetuneSettings
@@ -69,7 +72,8 @@ def nano() -> Recipe:
     return Recipe(
         name="nano",
         normalize=True,
-        network=_small_network(channels=(32, 48, 64, 96, 128, 128, 128), dim=128, layers=4),
+        filterbank=True,
+        network=_small_network(channels=128, dim=128, layers=4),
         pretraining=_small_pretraining(minutes=3.0),
         finetune=_small_finetune(),
         finetuning=_small_finetuning(minutes=1.5),
@@ -83,7 +87,8 @@ def mini() -> Recipe:
     return Recipe(
         name="mini",
         normalize=True,
-        network=_small_network(channels=(64, 96, 128, 192, 256, 256, 256), dim=256, layers=6),
+        filterbank=True,
+        network=_small_network(channels=256, dim=256, layers=6),
         pretraining=_small_pretraining(minutes=90.0),
         finetune=_small_finetune(),
         finetuning=_small_finetuning(minutes=20.0),
@@ -103,6 +108,7 @@ def base() -> Recipe:
     return Recipe(
         name="base",
         normalize=False,
+        filterbank=False,
         network=PretrainingConfig(
             encoder=EncoderConfig(
                 conv_layers=WAV2VEC2_CONV_LAYERS,
@@ -151,6 +157,7 @@ def large() -> Recipe:
     return Recipe(
         name="large",
         normalize=True,
+        filterbank=False,
         network=PretrainingConfig(
             encoder=EncoderConfig(
                 conv_layers=WAV2VEC2_CONV_LAYERS,
@@ -222,15 +229,16 @@ _TRI_STAGE = ScheduleConfig(
 )
 
 
-def _small_network(*, channels: tuple[int, ...], dim: int, layers: int) -> PretrainingConfig:
-    conv_layers = tuple(
-        ConvLayer(channels=width, kernel=layer.kernel, stride=layer.stride)
-        for width, layer in zip(channels, WAV2VEC2_CONV_LAYERS, strict=True)
-    )
+def _small_network(*, channels: int, dim: int, layers: int) -> PretrainingConfig:
+    """A learnt filterbank at 10 ms, two more convolutions to 20 ms, and a pre-norm Transformer."""
     return PretrainingConfig(
         encoder=EncoderConfig(
-            conv_layers=conv_layers,
-            conv_norm="layer",
+            conv_layers=(
+                ConvLayer(channels=channels, kernel=400, stride=160),
+                ConvLayer(channels=channels, kernel=3, stride=2),
+                ConvLayer(channels=channels, kernel=1, stride=1),
+            ),
+            conv_norm="group",
             norm_first=True,
             dim=dim,
             ffn_dim=4 * dim,

@@ -35,6 +35,7 @@ from unheard.tasks.runs import (
     report_unreadable,
     seeded,
     show_decoding,
+    start_weights,
     validation_at,
 )
 from unheard.tensors import derive_seed
@@ -228,7 +229,9 @@ def finetune_utterances(
         )
     with seeded(config.seed, "weights"):
         model = CtcModel(network)
-    if start is not None:
+    if start is None:
+        start_weights(model.encoder, recipe, seed=config.seed)
+    else:
         model.encoder.load_state_dict(start.model.encoder.state_dict())
     bundle = ModelBundle(model=model, alphabet=alphabet, input_spec=spec)
     write_json_atomic(

@@ -30,6 +30,7 @@ from unheard.tasks.runs import (
     report_unreadable,
     seeded,
     show_decoding,
+    start_weights,
     validation_at,
 )
 from unheard.tensors import derive_seed, derived_generator
@@ -171,7 +172,9 @@ def pretrain_store(
     )
     with seeded(config.seed, "weights"):
         model = PretrainingModel(network)
-    if start is not None:
+    if start is None:
+        start_weights(model.encoder, recipe, seed=config.seed)
+    else:
         model.load_state_dict(start.model.state_dict())
     write_json_atomic(
         run_folder / "config.json",

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import torch
 
+from unheard.audio.signal import SAMPLE_RATE
 from unheard.data.manifest import Utterance, audio_path, read_manifest
 from unheard.data.pcm import PcmStore
 from unheard.errors import ConfigError, FormatError
 from unheard.files import read_jsonl, write_jsonl_atomic
+from unheard.models.encoder import Encoder
+from unheard.models.filterbank import start_as_filterbank
+from unheard.recipes import Recipe
 from unheard.tasks.scan import scan
-from unheard.tensors import derive_seed
+from unheard.tensors import derive_seed, derived_generator
 from unheard.training.schedule import Budget
 
 
@@ -37,6 +41,16 @@ def budget_of(default: Budget, max_minutes: float | None, max_steps: int | None)
     if max_minutes is None and max_steps is None:
         return default
     return Budget(max_minutes=max_minutes, max_steps=max_steps)
+
+
+def start_weights(encoder: Encoder, recipe: Recipe, *, seed: int) -> None:
+    """Let a fresh encoder start as its recipe says."""
+    if recipe.filterbank:
+        start_as_filterbank(
+            encoder.feature_encoder,
+            sample_rate=SAMPLE_RATE,
+            generator=derived_generator(seed, "filterbank"),
+        )
 
 
 @contextmanager
