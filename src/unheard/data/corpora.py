@@ -21,7 +21,8 @@ from unheard.data.folders import AudioFinder, Tree, relative_id, walk
 from unheard.data.layouts import detect
 from unheard.data.manifest import LONGEST_UTTERANCE_SECONDS, Skip, Utterance, printable
 from unheard.data.tables import ColumnChoice
-from unheard.errors import AudioError, ConfigError, ManifestError
+from unheard.errors import AudioError, ConfigError, FormatError, ManifestError
+from unheard.files import read_json
 
 REASONS: dict[str, str] = {
     "ambiguous": "the name fits several recordings",
@@ -79,6 +80,9 @@ FEWEST_REPEATED_IDS = 10
 REPEATED_IDS_SHARE = 0.2
 """Beyond this part as well, the column is no id of utterances, and ids are made of the paths."""
 
+SCAN_RECORD = "scan.json"
+"""The file beside manifests that names the folders their recordings lie in."""
+
 HUB_PREFIX = "hf:"
 """Marks a data set of the Hugging Face hub: "hf:owner/name", "hf:owner/name/folder"."""
 
@@ -96,6 +100,7 @@ class Scan:
         skipped: what was left out, and why.
         layout: the name of the layout, or "table".
         root: the folder of the recordings.
+        roots: all folders in which recordings might be named.
         facts: counts and columns, as plain JSON data.
     """
 
@@ -103,6 +108,7 @@ class Scan:
     skipped: tuple[Skip, ...]
     layout: str
     root: Path
+    roots: tuple[Path, ...]
     facts: dict[str, Any]
 
 
@@ -138,13 +144,13 @@ def scan_source(
         ConfigError: if `source` or `transcripts` is not there, or a told column is not.
         ManifestError: if a table that was named is no table of recordings.
     """
-    declared = [Path(root).resolve() for root in roots]
     excluded = [Path(folder) for folder in exclude]
     extracted = None if extract_to is None else Path(extract_to).resolve()
     if extracted is not None:
         excluded.append(extracted)
     origin = _located(source, extracted)
     told = None if transcripts is None else _existing(transcripts, "transcripts")
+    declared = [Path(root).resolve() for root in roots] + _recorded_roots(origin)
 
     trees: list[Tree] = []
     lazy_roots = list(declared)
@@ -195,6 +201,7 @@ def scan_source(
         skipped=tuple(skipped),
         layout=layout,
         root=tree.root,
+        roots=tuple(dict.fromkeys(id_roots)),
         facts={
             "layout": layout,
             "tables": tables,
@@ -259,6 +266,19 @@ def _located(source: str | os.PathLike[str], extracted: Path | None) -> Path:
             "Say where the output goes."
         )
     return hub_datasets.download(name.removeprefix(HUB_PREFIX), extracted).resolve()
+
+
+def _recorded_roots(origin: Path) -> list[Path]:
+    """Give the folders that an earlier scan, whose manifests these are, was given."""
+    record = (origin if origin.is_dir() else origin.parent) / SCAN_RECORD
+    if not record.is_file():
+        return []
+    try:
+        roots = read_json(record)["roots"]
+    except (FormatError, KeyError, TypeError):
+        # Another program's file of that name.
+        return []
+    return [Path(root) for root in roots if isinstance(root, str) and Path(root).is_dir()]
 
 
 def _existing(path: str | os.PathLike[str], what: str) -> Path:

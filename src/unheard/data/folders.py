@@ -1,10 +1,10 @@
 """Which recordings a folder holds, and which of them a name in a table means.
 
 The rule for paths: a table may name recordings under the declared roots only, which are the
-folder of recordings, the folder of the table, and whatever else the caller declares. A path with
-"..", an absolute path elsewhere, and a symbolic link that leads out of the roots are never
-opened. An absolute path from another machine may still mean a recording here: by its file name,
-if only one recording has it.
+folder of recordings, the folder of the table, and whatever else the caller declares (or an
+earlier scan, in the scan.json beside its manifests). A path with "..", an absolute path elsewhere,
+and a symbolic link that leads out of the roots are never opened. An absolute path from another
+machine may still mean a recording here: by its file name, if only one recording has it.
 """
 
 import os

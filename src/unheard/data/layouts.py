@@ -25,7 +25,7 @@ from unheard.data.claims import (
     without_text,
 )
 from unheard.data.folders import Tree, os_reason, split_suffix
-from unheard.data.manifest import Skip, iter_lines, printable
+from unheard.data.manifest import Skip, iter_lines, parse_json_line, printable
 from unheard.errors import ConfigError, ManifestError
 
 
@@ -58,7 +58,7 @@ def detect(tree: Tree, *, told: bool = False) -> Layout:
 
 # ----------------------------------------------------------------------------- folders of tables
 
-_TABLE_SUFFIXES = frozenset((".tsv", ".csv", ".jsonl", ".json"))
+_TABLE_SUFFIXES = frozenset((".tsv", ".csv", ".jsonl"))
 _TABLE_TEXT_NAMES = re.compile(
     r"(?:transcripts?|transcriptions?|metadata|text|line_index)\.txt", re.IGNORECASE
 )
@@ -71,10 +71,20 @@ def _table_names(tree: Tree) -> list[str]:
     for name in tree.names:
         base = name.rpartition("/")[2]
         if name.count("/") < _DEEPEST_TABLE and (
-            split_suffix(base)[1].lower() in _TABLE_SUFFIXES or _TABLE_TEXT_NAMES.fullmatch(base)
+            split_suffix(base)[1].lower() in _TABLE_SUFFIXES
+            or _TABLE_TEXT_NAMES.fullmatch(base)
+            or (base.lower().endswith(".json") and _is_json_lines(tree.path(name)))
         ):
             names.append(name)
     return names
+
+
+def _is_json_lines(path: Path) -> bool:
+    """Say whether a file begins with a line that is a JSON object, as NeMo's manifests do."""
+    try:
+        return bool(parse_json_line(next(iter_lines(path), (0, b""))[1]))
+    except (ManifestError, OSError):
+        return False
 
 
 def _has_tables(tree: Tree) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from unheard.data.claims import split_of_name
@@ -86,11 +86,12 @@ def split(
 
     Args:
         utterances: with absolute paths of recordings, or paths from one folder.
-        valid: part of the transcribed seconds to set aside, from 0 to below 1; or the set.
+        valid: part of the transcribed seconds to set aside, from 0 (no such set at all) to below
+            1; or the set.
         test: the same for the test set.
         seed: of the choice.
-        use_given: keep the corpus's own sets, where `extra["split"]` names them and the caller
-            gives none.
+        use_given: keep the corpus's own sets, where `extra["split"]` names them, the caller gives
+            none, and they leave something to train on.
         sound_of: names the sound of an utterance, so that copies of a recording are known; its
             path if left out.
 
@@ -107,15 +108,20 @@ def split(
     warnings: list[str] = []
     held_out: dict[str, list[Utterance]] = {}
     for name, choice in (("test", test), ("valid", valid)):
-        if use_given or name not in parts:
-            given = _given(choice, labelled, name, warnings)
-            if given is not None:
-                held_out[name] = _apart(given, held_out, sound)
-                if len(held_out[name]) < len(given):
-                    warnings.append(
-                        f"{len(given) - len(held_out[name])} utterances of the {name} set were "
-                        "removed: the test set holds the same sound."
-                    )
+        given = _given(choice, labelled, name, warnings, use_own=use_given)
+        if given is not None:
+            held_out[name] = _apart(given, held_out, sound)
+            if len(held_out[name]) < len(given):
+                warnings.append(
+                    f"{len(given) - len(held_out[name])} utterances of the {name} set were "
+                    "removed: the test set holds the same sound."
+                )
+    if use_given and labelled and parts and not _apart(labelled, held_out, sound):
+        parted = split(
+            utterances, valid=valid, test=test, seed=seed, use_given=False, sound_of=sound_of
+        )
+        ignored = "The corpus's own sets leave nothing to train on: they were not kept."
+        return replace(parted, warnings=(ignored, *parted.warnings))
     total_seconds = _length(labelled)
     by: By = "given"
     for name in ("test", "valid"):
@@ -174,9 +180,13 @@ def _given(
     labelled: Sequence[Utterance],
     name: str,
     warnings: list[str],
+    *,
+    use_own: bool,
 ) -> list[Utterance] | None:
-    """The set that the caller or the corpus gives, or None."""
+    """The set that the caller gives, or the corpus where the caller wants one; or None."""
     if isinstance(choice, int | float):
+        if not use_own or choice == 0:
+            return None
         own = [one for one in labelled if split_of_name(str(one.extra.get("split"))) == name]
         return own or None
     with_text = [one for one in choice if one.text is not None]

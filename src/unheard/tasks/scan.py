@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unheard.data.audit import Finding, audit
-from unheard.data.corpora import REASONS, Progress, Scan, scan_source
+from unheard.data.claims import split_of_name
+from unheard.data.corpora import REASONS, SCAN_RECORD, Progress, Scan, scan_source
 from unheard.data.manifest import Skip, Utterance, printable, write_manifest
 from unheard.data.split import Split, split
 from unheard.data.tables import ColumnChoice
@@ -197,7 +198,7 @@ def scan(
     skipped = [*found.skipped, *(skip for one in held_out.values() for skip in one.skipped)]
     facts = {**found.facts, **{name: one.facts for name, one in held_out.items()}}
     if not found.utterances:
-        _write_scan(target, found.layout, facts, skipped, None)
+        _write_scan(target, [found], facts, skipped, None)
         raise ConfigError(_nothing_found(recordings, skipped, target))
     copies = _same_sounds(
         [one for scanned in held_out.values() for one in scanned.utterances], found.utterances
@@ -210,7 +211,7 @@ def scan(
         sound_of=copies,
     )
     sets = {
-        name: tuple(_placed(one, target) for one in members)
+        name: tuple(_placed(one, target, name) for one in members)
         for name, members in parted.sets().items()
     }
     checked = audit(sets)
@@ -218,7 +219,7 @@ def scan(
     for name, members in sets.items():
         write_manifest(manifests[name], members)
     write_json_atomic(target / "audit.json", checked.to_dict())
-    _write_scan(target, found.layout, facts, skipped, parted)
+    _write_scan(target, [found, *held_out.values()], facts, skipped, parted)
     return ScanResult(
         out=str(target),
         layout=found.layout,
@@ -236,23 +237,32 @@ def scan(
     )
 
 
-def _placed(utterance: Utterance, folder: Path) -> Utterance:
-    """Name a recording within the manifest's folder relative to it; others stay absolute."""
+def _placed(utterance: Utterance, folder: Path, name: str) -> Utterance:
+    """Fit an utterance to the manifest it goes to.
+
+    A recording within the manifest's folder is named relative to it, others stay absolute; and a
+    part of the corpus that this set contradicts is forgotten.
+    """
     audio, base = Path(utterance.audio), folder.resolve()
-    if not audio.is_relative_to(base):
-        return utterance
-    return replace(utterance, audio=audio.relative_to(base).as_posix())
+    if audio.is_relative_to(base):
+        utterance = replace(utterance, audio=audio.relative_to(base).as_posix())
+    own = split_of_name(str(utterance.extra.get("split")))
+    if own is not None and own != name:
+        extra = {key: value for key, value in utterance.extra.items() if key != "split"}
+        utterance = replace(utterance, extra=extra)
+    return utterance
 
 
 def _write_scan(
     folder: Path,
-    layout: str,
+    scans: Sequence[Scan],
     facts: dict[str, Any],
     skipped: Sequence[Skip],
     parted: Split | None,
 ) -> None:
-    """Write scan.json."""
-    data: dict[str, Any] = {"layout": layout, "facts": facts}
+    """Write scan.json; its roots let the manifests beside it be scanned again."""
+    roots = sorted({str(root) for one in scans for root in one.roots})
+    data: dict[str, Any] = {"layout": scans[0].layout, "roots": roots, "facts": facts}
     if parted is not None:
         data["split"] = {
             "by": parted.by,
@@ -261,7 +271,7 @@ def _write_scan(
         }
     data["skipped_by_reason"] = _counted(skip.reason for skip in skipped)
     data["skipped"] = [skip.to_dict() for skip in skipped]
-    write_json_atomic(folder / "scan.json", data)
+    write_json_atomic(folder / SCAN_RECORD, data)
 
 
 def _nothing_found(
@@ -279,7 +289,7 @@ def _nothing_found(
     place = printable(first.path) + ("" if first.line is None else f" line {first.line}")
     return (
         f"{message}{len(skipped)} that had to be skipped ({reasons}). The first: {place}: "
-        f"{printable(first.detail)}. All stand in {folder / 'scan.json'}."
+        f"{printable(first.detail)}. All stand in {folder / SCAN_RECORD}."
     )
 
 

@@ -218,6 +218,19 @@ def test_nothing_is_held_out_when_nothing_is_asked() -> None:
     assert parted.valid == parted.test == ()
 
 
+def test_own_sets_of_the_corpus_are_trained_on_when_none_is_wanted() -> None:
+    everything = [utterance(f"d{n}", extra={"split": "test"}) for n in range(5)]
+    assert len(split([*everything, utterance("x")], test=0, valid=0).train) == 6
+
+
+def test_own_sets_of_the_corpus_that_leave_nothing_are_cut_up() -> None:
+    everything = by_speakers(10, extra={"split": "dev"})
+    parted = split(everything)
+    assert parted.by == "speaker"
+    assert len(parted.train) == 80
+    assert parted.warnings[0].startswith("The corpus's own sets leave nothing to train on")
+
+
 def test_only_untranscribed_recordings() -> None:
     parted = split([utterance(f"{n}", text=None) for n in range(5)])
     assert len(parted.unlabelled) == 5

@@ -77,6 +77,21 @@ def test_output_within_the_recordings(tmp_path: Path) -> None:
     assert second.skipped == first.skipped
 
 
+def test_manifests_can_be_scanned_again(tmp_path: Path) -> None:
+    corpus(tmp_path / "audio")
+    first = scan(tmp_path / "audio", out=tmp_path / "out")
+    again = scan(first.manifests["train"], out=tmp_path / "again", test=0, valid=0)
+    assert ids(again, "train") == ids(first, "train")
+    assert again.skipped == ()
+    whole = scan(tmp_path / "out", out=tmp_path / "whole")
+    assert whole.split_by == "given"
+    assert whole.skipped == ()
+    assert all(ids(whole, name) == ids(first, name) for name in SETS)
+    (tmp_path / "out" / "scan.json").unlink()
+    with pytest.raises(ConfigError, match="24 of them outside"):
+        scan(first.manifests["train"], out=tmp_path / "again")
+
+
 def test_held_out_tables_of_their_own(tmp_path: Path) -> None:
     table = corpus(tmp_path / "audio")
     rows = [
