@@ -10,6 +10,7 @@ Prints one line of JSON, and exits with 1 if a promise was broken.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +45,29 @@ class Outcome:
     calm_seconds: float
 
 
-def start(model: Path, recordings: Path, out: Path) -> "subprocess.Popen[bytes]":
-    """Start the command in a process of its own."""
+@contextlib.contextmanager
+def started(model: Path, recordings: Path, out: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run the command in a process of its own, which never outlives the block."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = str(Path(unheard.__file__).parents[1])
     command = [sys.executable, "-m", "unheard.cli", "transcribe", str(model), str(recordings)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, "--out", str(out)],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_calmly(model: Path, recordings: Path, out: Path) -> int:
+    """Run the command to its end and return its exit code."""
+    with started(model, recordings, out) as process:
+        return process.wait(timeout=600)
 
 
 def records(out: Path) -> list[dict]:
@@ -108,7 +122,7 @@ def run(folder: Path, *, good: int, kills: int, seed: int) -> Outcome:
     total = good + len(reasons)
 
     begun = time.monotonic()
-    calm_code = start(folder / "model", folder / "in", folder / "calm").wait(timeout=600)
+    calm_code = run_calmly(folder / "model", folder / "in", folder / "calm")
     calm_seconds = time.monotonic() - begun
     calm = {row["path"]: row for row in records(folder / "calm")}
 
@@ -116,14 +130,15 @@ def run(folder: Path, *, good: int, kills: int, seed: int) -> Outcome:
     broken: list[str] = []
     killed_at: list[int] = []
     while len(killed_at) < kills:
-        process = start(folder / "model", folder / "in", out)
-        if kill_at_random(process, out, total, chance):
+        with started(folder / "model", folder / "in", out) as process:
+            was_killed = kill_at_random(process, out, total, chance)
+        if was_killed:
             killed_at.append(count_records(out))
             broken += check_while_killed(out)
         elif count_records(out) >= total:
             # It was quicker than the kill: the rest of the kills begin with a new folder.
             shutil.rmtree(out)
-    exit_code = start(folder / "model", folder / "in", out).wait(timeout=600)
+    exit_code = run_calmly(folder / "model", folder / "in", out)
 
     rows = records(out)
     paths = [row["path"] for row in rows]

@@ -19,7 +19,7 @@ from unheard.models.ctc import CtcModel
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of the matrix products; "auto" is the type of the model's weights."""
 
-CPU_BATCH_SECONDS = 40.0
+CPU_BATCH_SECONDS = 30.0
 """Padded audio in one batch on a CPU [seconds]: more does not run faster there."""
 ACCELERATOR_BATCH_SECONDS = 480.0
 """Padded audio in one batch on an accelerator [seconds]."""

@@ -29,7 +29,7 @@ from unheard.inference.windows import (
 
 logger = logging.getLogger(__name__)
 
-WHOLE_SECONDS = 40.0
+WHOLE_SECONDS = 30.0
 """Longest recording that goes through the model in one piece [seconds]."""
 POOL_RECORDINGS = 32
 """Recordings sorted by length together; two such pools are in memory at a time."""

@@ -24,9 +24,9 @@ from unheard.errors import ConfigError
 from unheard.inference.engine import Engine
 from unheard.models.config import EncoderConfig
 
-WINDOW_SECONDS = 20.0
+WINDOW_SECONDS = 15.0
 """Sound in one window, context included [seconds]."""
-CONTEXT_SECONDS = 2.0
+CONTEXT_SECONDS = 1.5
 """Sound heard on either side of what is kept [seconds]."""
 
 

@@ -165,7 +165,7 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Write down what is said in recordings.
 
-    Recordings longer than 40 seconds run in overlapping windows, in the same memory for any
+    Recordings longer than 30 seconds run in overlapping windows, in the same memory for any
     length. For folders, and where some recordings may be unreadable, see `transcribe_files`.
 
     Args:
