@@ -12,6 +12,7 @@ own small grammar of Swahili.
 import multiprocessing
 import os
 from dataclasses import dataclass, replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -122,13 +123,23 @@ def synthesize_corpus(
         if made["request"] == request:
             return _corpus(root, made["seconds"])
     parts = _plan(root, size, seed)
-    # A fresh process for each part: the engine's noise depends on all it said before.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes or os.cpu_count(), maxtasksperchild=1) as pool:
+    with _fresh_processes().Pool(processes or os.cpu_count(), maxtasksperchild=1) as pool:
         spoken = pool.map(_speak, parts, chunksize=1)
     seconds = _write_tables(root, size, parts, spoken)
     files.write_json_atomic(facts, {"request": request, "seconds": seconds})
     return _corpus(root, seconds)
+
+
+def _fresh_processes() -> BaseContext:
+    """Return a way to start processes that have said nothing yet: the engine's noise runs on.
+
+    Where the system can, they are forked from a server that has done the imports and no more.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _plan(root: Path, size: CorpusSize, seed: int) -> list[_Part]:

@@ -41,8 +41,8 @@ def test_scan_reads_it_and_the_voices_of_the_test_are_nowhere_else(tmp_path: Pat
     corpus = synthesize_corpus(tmp_path, size=SMALL, processes=2)
     learnt = scan_source(corpus.recordings, transcripts=corpus.transcripts)
     held_out = scan_source(corpus.test)
-    assert learnt.skipped == []
-    assert held_out.skipped == []
+    assert learnt.skipped == ()
+    assert held_out.skipped == ()
     assert sum(utterance.text is not None for utterance in learnt.utterances) == SMALL.labelled
     assert len(learnt.utterances) == SMALL.labelled + SMALL.unlabelled
     assert len(held_out.utterances) == SMALL.test
