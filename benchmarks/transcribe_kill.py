@@ -135,9 +135,12 @@ def run(folder: Path, *, good: int, kills: int, seed: int) -> Outcome:
         if was_killed:
             killed_at.append(count_records(out))
             broken += check_while_killed(out)
-        elif count_records(out) >= total:
-            # It was quicker than the kill: the rest of the kills begin with a new folder.
-            shutil.rmtree(out)
+            continue
+        if count_records(out) < total:
+            broken.append(f"a run ended by itself after {count_records(out)} of {total} records")
+            break
+        # It was quicker than the kill: the rest of the kills begin with a new folder.
+        shutil.rmtree(out)
     exit_code = run_calmly(folder / "model", folder / "in", out)
 
     rows = records(out)
