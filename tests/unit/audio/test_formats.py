@@ -68,14 +68,15 @@ def test_lossless_formats_equal_libsndfile(
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 22_050, 44_101, 48_000, 192_000, 768_000])
 @pytest.mark.parametrize("channels", [1, 3, 8, 32])
 def test_any_rate_and_channel_count(rate: int, channels: int) -> None:
-    data = as_file(sound(0.4, rate, channels=channels), rate, "WAV", "PCM_24")
+    seconds = 0.4 if rate * channels < 1e6 else 0.05
+    data = as_file(sound(seconds, rate, channels=channels), rate, "WAV", "PCM_24")
     waveform = audio_io.read(data)
     expected = reference(data)
     assert waveform.samples.shape == expected.shape
     np.testing.assert_allclose(waveform.samples, expected, atol=2e-6)
     info = audio_io.probe(data)
     assert (info.sample_rate, info.channels) == (rate, channels)
-    assert info.num_samples == round(0.4 * rate)
+    assert info.num_samples == round(seconds * rate)
 
 
 @pytest.mark.parametrize("valid_bits", [None, 13])
