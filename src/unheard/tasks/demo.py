@@ -54,8 +54,8 @@ class DemoResult:
                 "",
                 f"Swahili in synthetic voices (espeak-ng): {self.recorded_minutes:.0f} min of "
                 f"recordings, {self.transcribed_minutes:.1f} min of them transcribed.",
-                f"Error rates on {self.test_minutes:.1f} min in voices never heard in training, "
-                "after the same fine-tuning.",
+                f"Error rates on {self.test_minutes:.1f} min in voices never heard in training; "
+                "both were fine-tuned for as long.",
                 "Real speech is harder: these figures say that the machinery works.",
                 "",
                 *lines,
@@ -85,7 +85,7 @@ def demo(
 
     Synthesises recordings of Swahili in fifteen synthetic voices, of which three are kept for
     the test, and learns to recognise them twice from the same few transcripts: after
-    pre-training on all recordings, and from scratch with the same fine-tuning. Run again, it
+    pre-training on all recordings, and from scratch, fine-tuned for as long. Run again, it
     goes on where it was stopped.
 
     Args:
