@@ -105,6 +105,15 @@ class BatchPlan:
         """Utterance numbers of the batch at a position."""
         return self._plan(position.epoch)[position.batch]
 
+    def within(self, position: Position) -> Position:
+        """Return a position of this plan: the start of the next epoch if `position` is beyond.
+
+        A stored position is beyond the plan when recordings have gone since it was stored.
+        """
+        if position.batch < len(self._plan(position.epoch)):
+            return position
+        return Position(epoch=position.epoch + 1, batch=0)
+
     def after(self, position: Position) -> Position:
         """Position of the batch that follows."""
         if position.batch + 1 < len(self._plan(position.epoch)):

@@ -21,7 +21,7 @@ from unheard.audio import io
 from unheard.audio.signal import SAMPLE_RATE
 from unheard.data.manifest import Utterance
 from unheard.errors import AudioError, FormatError
-from unheard.files import atomic_path, read_json, sha256_file, write_json_atomic
+from unheard.files import atomic_path, locked, read_json, sha256_file, write_json_atomic
 
 _FULL_SCALE = 32767.0
 Progress = Callable[[int, int], None]
@@ -128,14 +128,20 @@ def open_store(
 
     Returns:
         The store; recordings that cannot be decoded are in `unreadable` and nowhere else.
+
+    Raises:
+        ConfigError: if another process decodes into this folder.
+        FormatError: if the store was damaged.
     """
-    fingerprint = _fingerprint(utterances, root)
-    index_path = folder / "index.json"
-    if index_path.exists() and read_json(index_path).get("fingerprint") == fingerprint:
+    with locked(folder / "lock"):
+        fingerprint = _fingerprint(utterances, root)
+        index_path = folder / "index.json"
+        if not (index_path.exists() and read_json(index_path).get("fingerprint") == fingerprint):
+            for left_by_killed in folder.glob("samples.i16.tmp-*"):
+                left_by_killed.unlink()
+            workers = workers or os.cpu_count() or 1
+            _decode_all(utterances, folder, root, fingerprint, workers, progress)
         return PcmStore(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _decode_all(utterances, folder, root, fingerprint, workers or os.cpu_count() or 1, progress)
-    return PcmStore(folder)
 
 
 def _fingerprint(utterances: Sequence[Utterance], root: Path) -> str:

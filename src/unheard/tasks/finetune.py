@@ -31,12 +31,12 @@ from unheard.tasks.runs import (
     budget_of,
     choose_device,
     forget_decoded,
+    keep_settings,
     read_utterances,
     report_unreadable,
     seeded,
     show_decoding,
     start_weights,
-    validation_at,
 )
 from unheard.tensors import derive_seed
 from unheard.text import normalize
@@ -134,9 +134,25 @@ def finetune(
         Where the model is, and its error rates on the validation set.
 
     Raises:
-        ConfigError: if there is nothing to learn from.
+        ConfigError: if there is nothing to learn from, or the folder holds a run with other
+            settings.
     """
     folder = Path(out)
+    keep_settings(
+        folder / "request.json",
+        {
+            "transcripts": os.fspath(transcripts),
+            "start": None if start is None else os.fspath(start),
+            "valid": os.fspath(valid) if isinstance(valid, os.PathLike) else valid,
+            "preset": preset,
+            "normalizer": normalizer,
+            "max_minutes": max_minutes,
+            "max_steps": max_steps,
+            "seed": seed,
+        },
+    )
+    if (finished := _finished(folder, folder / "model")) is not None:
+        return finished
     bundle = None if start is None else load_model(start)
     recipe = get_recipe(preset) if preset is not None else recipe_for(bundle)
     learned, held_out = read_utterances(transcripts, valid=valid, out=folder, seed=seed)
@@ -198,7 +214,13 @@ def finetune_utterances(
         normalizer: name of the normaliser of transcripts.
         device: where to train.
         quiet: print nothing.
+
+    Raises:
+        ConfigError: if there is nothing to learn from, or the folder holds a run with other
+            settings.
     """
+    if (finished := _finished(run_folder, model_folder)) is not None:
+        return finished
     alphabet = _alphabet(learned, normalizer)
     settings = recipe.finetune
     encoder, spec = _encoder(recipe, settings, start)
@@ -207,6 +229,10 @@ def finetune_utterances(
         vocab=len(alphabet),
         head_dropout=settings.head_dropout,
         masking=settings.masking,
+    )
+    keep_settings(
+        run_folder / "config.json",
+        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
     )
     progress = None if quiet else show_decoding
     train_set = _labelled(
@@ -234,57 +260,58 @@ def finetune_utterances(
     else:
         model.encoder.load_state_dict(start.model.encoder.state_dict())
     bundle = ModelBundle(model=model, alphabet=alphabet, input_spec=spec)
-    write_json_atomic(
-        run_folder / "config.json",
-        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
+    trained = train(
+        model,
+        partial(ctc_objective, blank=alphabet.blank_id),
+        LabelledSource(
+            train_set.store,
+            train_set.targets,
+            input_spec=spec,
+            batch_seconds=config.batch_seconds,
+            seed=config.seed,
+        ),
+        config,
+        folder=run_folder,
+        name="finetune",
+        validate=_validator(bundle, valid_set, config, device),
+        head=model.head if start is not None else None,
+        device=device,
+        quiet=quiet,
     )
-    result_path = run_folder / "result.json"
-    if not (result_path.exists() and model_folder.exists()):
-        trained = train(
-            model,
-            partial(ctc_objective, blank=alphabet.blank_id),
-            LabelledSource(
-                train_set.store,
-                train_set.targets,
-                input_spec=spec,
-                batch_seconds=config.batch_seconds,
-                seed=config.seed,
-            ),
-            config,
-            folder=run_folder,
-            name="finetune",
-            validate=_validator(bundle, valid_set, config, device),
-            head=model.head if start is not None else None,
-            device=device,
-            quiet=quiet,
-        )
-        state = load_checkpoint(trained.best, model=model, optimizer=None)
-        best = validation_at(run_folder, state.step)
-        figures = {
-            "steps": trained.state.step,
-            "valid_cer": best["cer"],
-            "valid_wer": best["wer"],
-            "minutes": trained.state.elapsed_seconds / 60,
-            "utterances": len(train_set.utterances),
-            "left_out": len(train_set.left_out) + len(valid_set.left_out),
-            "unreadable": len(train_set.store.unreadable) + len(valid_set.store.unreadable),
-        }
-        model.cpu().eval()
-        finished = replace(
-            bundle,
-            provenance={
-                "made_by": f"unheard {unheard.__version__}",
-                "task": "finetune",
-                "preset": recipe.name,
-                "normalizer": normalizer,
-                "seed": config.seed,
-                "parent": None if start is None else start.provenance,
-                **figures,
-            },
-        )
-        save_model(finished, model_folder)
-        write_json_atomic(result_path, figures)
-    return from_dict(FinetuneResult, {**read_json(result_path), "model": str(model_folder)})
+    best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
+    figures = {
+        "steps": trained.state.step,
+        "valid_cer": best["cer"],
+        "valid_wer": best["wer"],
+        "minutes": trained.state.elapsed_seconds / 60,
+        "utterances": len(train_set.utterances),
+        "left_out": len(train_set.left_out) + len(valid_set.left_out),
+        "unreadable": len(train_set.store.unreadable) + len(valid_set.store.unreadable),
+    }
+    model.cpu().eval()
+    recogniser = replace(
+        bundle,
+        provenance={
+            "made_by": f"unheard {unheard.__version__}",
+            "task": "finetune",
+            "preset": recipe.name,
+            "normalizer": normalizer,
+            "seed": config.seed,
+            "parent": None if start is None else start.provenance,
+            **figures,
+        },
+    )
+    save_model(recogniser, model_folder)
+    write_json_atomic(run_folder / "result.json", figures)
+    return from_dict(FinetuneResult, {**figures, "model": str(model_folder)})
+
+
+def _finished(run_folder: Path, model_folder: Path) -> FinetuneResult | None:
+    """Read the result of a run that ended before; None when there is none yet."""
+    path = run_folder / "result.json"
+    if not (path.exists() and model_folder.exists()):
+        return None
+    return from_dict(FinetuneResult, {**read_json(path), "model": str(model_folder)})
 
 
 def _alphabet(utterances: Sequence[Utterance], normalizer: str) -> Alphabet:
@@ -378,8 +405,7 @@ def _row(utterance: Utterance, reason: str, detail: str) -> dict[str, str]:
 
 def _report_left_out(train_set: LabelledSet, valid_set: LabelledSet, folder: Path) -> None:
     """Write left_out.jsonl and unreadable.jsonl, and say how many there are."""
-    for labelled in (train_set, valid_set):
-        report_unreadable(labelled.store, folder)
+    report_unreadable([*train_set.store.unreadable, *valid_set.store.unreadable], folder)
     rows = [*train_set.left_out, *valid_set.left_out]
     path = folder / "left_out.jsonl"
     if not rows:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import unheard
+from unheard.config import from_dict
 from unheard.data.corpora import scan_source
 from unheard.data.manifest import Utterance, write_manifest
 from unheard.data.pcm import open_store
@@ -238,6 +239,8 @@ def learn(
 def _measure(folder: Path, stages: "_Stages", *, has_test: bool, scratch: bool) -> LearnResult:
     """Measure error rates on the test set, of both models if there are two."""
     found: dict[str, Evaluation] = {}
+    if (before := stages.measured(folder, scratch=scratch)) is not None:
+        return before
     if has_test:
         places = {"evaluate": (folder / "model", folder / "evaluation")}
         if scratch:
@@ -356,6 +359,27 @@ class _Stages:
             }
         self._data["result"] = found
         self._write()
+
+    def measured(self, folder: Path, *, scratch: bool) -> LearnResult | None:
+        """Give the result of a run that was measured before; None when there is none yet."""
+        stages = ["evaluate", "evaluate scratch"] if scratch else ["evaluate"]
+        done = all(self._data["stages"].get(name, {}).get("state") == "done" for name in stages)
+        found = self._data["result"]
+        if not done or "cer" not in found or (scratch and "scratch" not in found):
+            return None
+        for name in stages:
+            self._say(f"{name}: done before")
+        theirs = found["scratch"] if scratch else None
+        return LearnResult(
+            model=folder / "model",
+            report=folder / "report.html",
+            cer=from_dict(Rate, found["cer"]),
+            wer=from_dict(Rate, found["wer"]),
+            scratch_cer=theirs and from_dict(Rate, theirs["error_rate"]["cer"]),
+            scratch_wer=theirs and from_dict(Rate, theirs["error_rate"]["wer"]),
+            difference=theirs and from_dict(PairedDifference, theirs["difference"]),
+            minutes=0.0,
+        )
 
     def _refuse_other(self, folder: Path, request: dict[str, Any]) -> None:
         before = dict(self._data["request"])

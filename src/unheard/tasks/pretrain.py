@@ -27,11 +27,11 @@ from unheard.tasks.runs import (
     budget_of,
     choose_device,
     forget_decoded,
+    keep_settings,
     report_unreadable,
     seeded,
     show_decoding,
     start_weights,
-    validation_at,
 )
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.checkpoint import load_checkpoint
@@ -57,9 +57,11 @@ class PretrainResult:
         minutes: spent in training, over all sittings.
         hours_heard: sound that went through the network, repeats included [hours].
         hours: of different sound [hours].
-        contrastive: loss on held-out recordings [nats a masked frame].
-        accuracy: share of held-out masked frames told from their distractors.
-        code_perplexity: of the codes used on held-out recordings, all groups together.
+        objective: what was learnt by.
+        loss: on held-out recordings [nats a masked frame].
+        accuracy: share of held-out masked frames told from their distractors, or named right.
+        code_perplexity: of the codes used on held-out recordings, all groups together; None
+            without a quantiser.
         unreadable: recordings that could not be decoded; see unreadable.jsonl.
     """
 
@@ -68,9 +70,10 @@ class PretrainResult:
     minutes: float
     hours_heard: float
     hours: float
-    contrastive: float
+    objective: Objective
+    loss: float
     accuracy: float
-    code_perplexity: float
+    code_perplexity: float | None = None
     unreadable: int
 
 
@@ -110,6 +113,19 @@ def pretrain(
     """
     recipe = get_recipe(preset)
     folder = Path(out)
+    keep_settings(
+        folder / "request.json",
+        {
+            "recordings": os.fspath(recordings),
+            "preset": preset,
+            "start": None if start is None else os.fspath(start),
+            "max_minutes": max_minutes,
+            "max_steps": max_steps,
+            "seed": seed,
+        },
+    )
+    if (finished := _finished(folder, folder / "model")) is not None:
+        return finished
     found = scan_source(recordings, exclude=[folder], extract_to=folder / "recordings")
     store = open_store(
         found.utterances,
@@ -157,10 +173,18 @@ def pretrain_store(
         start: a pre-trained model to go on from, or None.
         device: where to train.
         quiet: print nothing.
+
+    Raises:
+        ConfigError: if there is nothing to learn from, or the folder holds a run with other
+            settings.
     """
-    report_unreadable(store, run_folder)
+    report_unreadable(store.unreadable, run_folder)
     network, spec = _network(recipe, start)
-    valid, learned = _hold_out(store, config.seed)
+    keep_settings(
+        run_folder / "config.json",
+        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
+    )
+    valid, learned = _hold_out(store, config)
     source = UnlabelledSource(
         store,
         input_spec=spec,
@@ -176,49 +200,52 @@ def pretrain_store(
         start_weights(model.encoder, recipe, seed=config.seed)
     else:
         model.load_state_dict(start.model.state_dict())
-    write_json_atomic(
-        run_folder / "config.json",
-        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
+    if (finished := _finished(run_folder, model_folder)) is not None:
+        return finished
+    trained = train(
+        model,
+        contrastive_objective,
+        source,
+        config,
+        folder=run_folder,
+        name="pretrain",
+        validate=_validator(model, store, valid, spec, config, device),
+        device=device,
+        quiet=quiet,
     )
-    result_path = run_folder / "result.json"
-    if not (result_path.exists() and model_folder.exists()):
-        trained = train(
-            model,
-            contrastive_objective,
-            source,
-            config,
-            folder=run_folder,
-            name="pretrain",
-            validate=_validator(model, store, valid, spec, config, device),
-            device=device,
-            quiet=quiet,
-        )
-        state = load_checkpoint(trained.best, model=model, optimizer=None)
-        best = validation_at(run_folder, state.step)
-        figures = {
-            "steps": trained.state.step,
-            "minutes": trained.state.elapsed_seconds / 60,
-            "hours_heard": trained.state.audio_seconds / 3600,
-            "hours": source.seconds / 3600,
-            "unreadable": len(store.unreadable),
-            **{name: best[name] for name in ("contrastive", "accuracy", "code_perplexity")},
-        }
-        bundle = ModelBundle(
-            model=model.cpu().eval(),
-            alphabet=None,
-            input_spec=spec,
-            provenance={
-                "made_by": f"unheard {unheard.__version__}",
-                "task": "pretrain",
-                "preset": recipe.name,
-                "seed": config.seed,
-                "parent": None if start is None else start.provenance,
-                **figures,
-            },
-        )
-        save_model(bundle, model_folder)
-        write_json_atomic(result_path, figures)
-    return from_dict(PretrainResult, {**read_json(result_path), "model": str(model_folder)})
+    best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
+    figures = {
+        "steps": trained.state.step,
+        "minutes": trained.state.elapsed_seconds / 60,
+        "hours_heard": trained.state.audio_seconds / 3600,
+        "hours": source.seconds / 3600,
+        "unreadable": len(store.unreadable),
+        **{name: best[name] for name in ("contrastive", "accuracy", "code_perplexity")},
+    }
+    bundle = ModelBundle(
+        model=model.cpu().eval(),
+        alphabet=None,
+        input_spec=spec,
+        provenance={
+            "made_by": f"unheard {unheard.__version__}",
+            "task": "pretrain",
+            "preset": recipe.name,
+            "seed": config.seed,
+            "parent": None if start is None else start.provenance,
+            **figures,
+        },
+    )
+    save_model(bundle, model_folder)
+    write_json_atomic(run_folder / "result.json", figures)
+    return from_dict(PretrainResult, {**figures, "model": str(model_folder)})
+
+
+def _finished(run_folder: Path, model_folder: Path) -> PretrainResult | None:
+    """Read the result of a run that ended before; None when there is none yet."""
+    path = run_folder / "result.json"
+    if not (path.exists() and model_folder.exists()):
+        return None
+    return from_dict(PretrainResult, {**read_json(path), "model": str(model_folder)})
 
 
 def _network(recipe: Recipe, start: ModelBundle | None) -> tuple[PretrainingConfig, InputSpec]:
@@ -237,15 +264,23 @@ def _network(recipe: Recipe, start: ModelBundle | None) -> tuple[PretrainingConf
     return replace(network, quantizer=quantizer), start.input_spec
 
 
-def _hold_out(store: PcmStore, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(store: PcmStore, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
     """Choose utterances to validate on; returns their numbers and those of the rest."""
     if len(store) == 0:
         raise ConfigError("There is nothing to learn from: none of the recordings can be read.")
-    order = np.random.default_rng(derive_seed(seed, "hold out")).permutation(len(store))
+    usable = np.flatnonzero(store.num_samples >= int(config.min_seconds * SAMPLE_RATE))
+    if len(usable) == 0:
+        longest = int(store.num_samples.max()) / SAMPLE_RATE
+        raise ConfigError(
+            f"There is nothing to learn from: expected recordings of at least "
+            f"{config.min_seconds:g} s, the longest has {longest:.2f} s."
+        )
+    generator = np.random.default_rng(derive_seed(config.seed, "hold out"))
+    order = usable[generator.permutation(len(usable))]
     seconds = np.cumsum(store.num_samples[order]) / SAMPLE_RATE
-    wanted = min(VALID_SECONDS, VALID_SHARE * store.seconds)
+    wanted = min(VALID_SECONDS, VALID_SHARE * float(seconds[-1]))
     count = max(1, int(np.searchsorted(seconds, wanted)))
-    if count >= len(store):
+    if count >= len(order):
         return order, order
     return np.sort(order[:count]), np.sort(order[count:])
 

@@ -3,18 +3,19 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unheard.audio.signal import SAMPLE_RATE
 from unheard.data.manifest import Utterance, audio_path, read_manifest
-from unheard.data.pcm import PcmStore
-from unheard.errors import ConfigError, FormatError
-from unheard.files import read_jsonl, write_jsonl_atomic
+from unheard.data.pcm import Unreadable
+from unheard.errors import ConfigError
+from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
 from unheard.models.encoder import Encoder
 from unheard.models.filterbank import start_as_filterbank
 from unheard.recipes import Recipe
@@ -92,29 +93,54 @@ def absolute(manifest: Path) -> list[Utterance]:
     ]
 
 
-def validation_at(folder: Path, step: int) -> dict[str, float]:
-    """Figures of the validation at a step of a run, from its metrics.jsonl."""
-    rows = read_jsonl(folder / "metrics.jsonl")
-    found = [row for row in rows if row["kind"] == "valid" and row["step"] == step]
-    if not found:
-        raise FormatError(
-            f"{folder / 'metrics.jsonl'} has no validation of step {step}. It was changed; "
-            "delete the run folder to start again."
+def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write down what a run was started with, or compare with what was written before.
+
+    Settings that only one of the two knows are no difference: another version made the other.
+
+    Args:
+        path: JSON file.
+        settings: plain data.
+
+    Raises:
+        ConfigError: naming every setting that has changed.
+    """
+    if not path.exists():
+        write_json_atomic(path, settings)
+        return
+    before = _dotted(read_json(path))
+    changed = [
+        f"{name} was {before[name]!r}, is {value!r}"
+        for name, value in _dotted(settings).items()
+        if name in before and before[name] != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path.parent} holds a run with other settings: {'; '.join(changed)}. Repeat the "
+            "first command to go on with it, or choose another folder."
         )
-    return found[-1]
 
 
-def report_unreadable(store: PcmStore, folder: Path) -> None:
+def _dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Lay nested settings out flat: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{before}{name}.")
+        else:
+            flat[before + name] = value
+    return flat
+
+
+def report_unreadable(unreadable: Sequence[Unreadable], folder: Path) -> None:
     """Name recordings that could not be decoded in FOLDER/unreadable.jsonl and say how many."""
     path = folder / "unreadable.jsonl"
-    if not store.unreadable:
+    if not unreadable:
         path.unlink(missing_ok=True)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_jsonl_atomic(path, [asdict(one) for one in store.unreadable])
+    write_jsonl_atomic(path, [asdict(one) for one in unreadable])
     print(
-        f"{len(store.unreadable)} recordings could not be decoded and are left out; {path} "
-        "names them.",
+        f"{len(unreadable)} recordings could not be decoded and are left out; {path} names them.",
         file=sys.stderr,
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -78,14 +79,15 @@ def save_checkpoint(
             step=state.step,
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
+    restore_replaced(folder)
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    replaced = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     temporary.mkdir()
     try:
-        save_file(_for_saving(weights), temporary / "model.safetensors")
+        _save_tensors(weights, temporary / "model.safetensors")
         if optimizer is not None:
             tensors, plain = _flatten_optimizer(optimizer)
-            save_file(_for_saving(tensors), temporary / "optimizer.safetensors")
+            _save_tensors(tensors, temporary / "optimizer.safetensors")
             (temporary / "optimizer.json").write_text(json.dumps(plain))
         (temporary / "state.json").write_text(json.dumps(vars(state), indent=1))
         files = sorted(temporary.iterdir())
@@ -101,7 +103,6 @@ def save_checkpoint(
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         _flush(temporary / _MANIFEST)
         _flush(temporary)
-        replaced = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         if folder.exists():
             folder.rename(replaced)
         temporary.rename(folder)
@@ -109,7 +110,24 @@ def save_checkpoint(
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.exists() and replaced.exists():
+            replaced.rename(folder)
         raise
+
+
+def restore_replaced(folder: Path) -> None:
+    """Undo what a process that was killed while it saved at `folder` left behind.
+
+    Its half-written copy goes. The checkpoint that it was about to replace comes back if nothing
+    had taken its place yet.
+    """
+    for stale in folder.parent.glob(f".{folder.name}.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for replaced in folder.parent.glob(f".{folder.name}.old-*"):
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(folder)
 
 
 def load_checkpoint(
@@ -120,7 +138,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: if a file is missing, changed or does not fit; nothing is restored then.
     """
-    verify_checkpoint(folder)
+    state = verify_checkpoint(folder, with_optimizer=optimizer is not None)
     weights = load_file(folder / "model.safetensors")
     _check_fit(folder, weights, model)
     if optimizer is not None:
@@ -131,32 +149,52 @@ def load_checkpoint(
         optimizer.load_state_dict(restored)
     else:
         model.load_state_dict(weights)
-    return TrainingState(**json.loads((folder / "state.json").read_text()))
+    return state
 
 
-def verify_checkpoint(folder: Path) -> None:
+def verify_checkpoint(folder: Path, *, with_optimizer: bool = False) -> TrainingState:
     """Compare every file with the manifest's sizes and hashes.
+
+    Args:
+        folder: of the checkpoint.
+        with_optimizer: whether the optimiser's state must be there too.
+
+    Returns:
+        The state that was saved with the weights.
 
     Raises:
         CheckpointError: naming the first file that is missing or was changed.
     """
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        known = manifest["format"] == _FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} has no readable {_MANIFEST} ({error}).") from error
-    if not known:
-        raise CheckpointError(
-            f"{folder} is of format {manifest['format']!r}, expected {_FORMAT!r}. "
-            "It was written by another version of unheard."
-        )
-    for name, expected in files.items():
+    files = _read_manifest(folder)
+    needed = ["model.safetensors", "state.json"]
+    if with_optimizer:
+        needed += ["optimizer.safetensors", "optimizer.json"]
+    for name in needed:
+        if name not in files:
+            raise CheckpointError(f"{folder / _MANIFEST} does not list {name}.")
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
-        if path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
+        if path.stat().st_size != size or sha256_file(path) != digest:
             raise CheckpointError(f"{path} was changed after it was saved.")
+    return TrainingState(**json.loads((folder / "state.json").read_text()))
+
+
+def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Read size and hash of each file."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        found = manifest["format"]
+        files = {name: (row["bytes"], row["sha256"]) for name, row in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} has no readable {_MANIFEST} ({error!r}).") from error
+    if found != _FORMAT:
+        raise CheckpointError(
+            f"{folder} is of format {found!r}, expected {_FORMAT!r}. "
+            "It was written by another version of unheard, or damaged."
+        )
+    return files
 
 
 class CheckpointFolder:
@@ -173,11 +211,17 @@ class CheckpointFolder:
     def save(
         self, *, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
     ) -> Path:
-        """Save a checkpoint of this step, then drop the oldest beyond `keep`."""
+        """Save a checkpoint of this step, then drop the oldest beyond `keep`.
+
+        Later steps go too: a run that fell back to a checkpoint has left them behind, and a
+        damaged one among them must not count as kept.
+        """
         path = self.folder / f"step_{state.step:08d}"
-        save_checkpoint(path, model=model, optimizer=optimizer, state=state)
         self._sweep()
-        for old in self.steps()[: -self.keep]:
+        save_checkpoint(path, model=model, optimizer=optimizer, state=state)
+        steps = self.steps()
+        saved = steps.index(path)
+        for old in [*steps[: max(0, saved + 1 - self.keep)], *steps[saved + 1 :]]:
             shutil.rmtree(old, ignore_errors=True)
         return path
 
@@ -189,6 +233,7 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if there are checkpoints and none is whole.
         """
+        self._sweep()
         problems: list[str] = []
         for path in reversed(self.steps()):
             try:
@@ -206,9 +251,23 @@ class CheckpointFolder:
         return None
 
     def _sweep(self) -> None:
-        """Remove what killed processes left half-written."""
+        """Tidy up after processes that were killed while they saved."""
         for stale in [*self.folder.glob(".step_*.tmp-*"), *self.folder.glob(".step_*.old-*")]:
-            shutil.rmtree(stale, ignore_errors=True)
+            restore_replaced(self.folder / stale.name[1:].split(".")[0])
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors; a full disk is an OSError, as for any other file."""
+    try:
+        save_file(_for_saving(tensors), path)
+    except SafetensorError as error:
+        free = shutil.disk_usage(path.parent).free
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        raise OSError(
+            f"Cannot write {path}: {error}. It takes {needed / 1e6:.0f} MB and the disk has "
+            f"{free / 1e6:.0f} MB free. Earlier checkpoints are as they were; make room and "
+            "repeat the command."
+        ) from error
 
 
 def _for_saving(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -259,7 +318,8 @@ def _flush(path: Path) -> None:
     """Wait until a file, or a folder's entries, are on the disk."""
     if path.is_dir() and os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,8 @@
 """What a run tells: metrics.jsonl, TensorBoard files and a live line."""
 
 import logging
+import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -8,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from unheard.files import append_jsonl, read_jsonl
+from unheard.files import append_jsonl, read_jsonl, write_jsonl_atomic
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +42,25 @@ class RunLog:
     _last_plain: float = 0.0
     _sample: Sample | None = None
     _writer: Any = None
-    _rows_from_step: int = 0
 
     def resume_at(self, step: int) -> None:
         """Drop rows after `step`: a run that fell back to a checkpoint logs them again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "samples.jsonl", "bad_batches.jsonl"):
             path = self.folder / name
             if not path.exists():
                 continue
             rows = read_jsonl(path, repair_torn_tail=True)
             kept = [row for row in rows if row["step"] <= step]
             if len(kept) < len(rows):
-                path.unlink()
-                for row in kept:
-                    append_jsonl(path, row)
+                write_jsonl_atomic(path, kept)
         self._writer = _tensorboard(self.folder, step)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a row of figures and send it to TensorBoard."""
-        append_jsonl(self.folder / "metrics.jsonl", {"kind": kind, "step": step, **values})
+        """Append a row of figures and send it to TensorBoard; JSON has no form for NaN."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        append_jsonl(self.folder / "metrics.jsonl", {"kind": kind, "step": step, **finite})
         if self._writer is not None:
-            for name, value in values.items():
+            for name, value in finite.items():
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def write_samples(self, step: int, samples: list[Sample]) -> None:
@@ -138,6 +138,8 @@ def _line(name: str, step: int, values: Mapping[str, float], seconds_left: float
 
 
 def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
     minutes = int(seconds // 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -145,8 +147,6 @@ def _duration(seconds: float) -> str:
 
 
 def _columns() -> int:
-    import shutil
-
     return shutil.get_terminal_size((120, 24)).columns
 
 

@@ -5,6 +5,7 @@ count; clip; finite? ; update. What a step draws depends on the seed and the ste
 that was stopped anywhere goes on as if it had not been.
 """
 
+import logging
 import math
 import signal
 import threading
@@ -21,17 +22,25 @@ from torch import nn
 
 from unheard.data.batching import Position
 from unheard.data.dataset import AudioBatch, LabelledBatch, Prefetch, Source
-from unheard.errors import ConfigError, TrainingDivergedError
+from unheard.errors import CheckpointError, ConfigError, TrainingDivergedError
 from unheard.files import append_jsonl, locked
 from unheard.objectives.base import LossTerms
 from unheard.tensors import derive_seed, derived_generator
-from unheard.training.checkpoint import CheckpointFolder, TrainingState, save_checkpoint
+from unheard.training.checkpoint import (
+    CheckpointFolder,
+    TrainingState,
+    restore_replaced,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from unheard.training.config import TrainingConfig
 from unheard.training.logging import RunLog, Sample
 from unheard.training.memory import keep_freed_memory
 from unheard.training.optim import finish_gradient, make_optimizer
 from unheard.training.precision import autocast, resolve_precision
 from unheard.training.schedule import rate_scale
+
+log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch", AudioBatch, LabelledBatch)
@@ -70,7 +79,8 @@ class TrainingResult:
 
     Attributes:
         state: of the last step.
-        best: folder with the best weights by validation.
+        best: folder with the best weights by validation; the figures of that validation are in
+            its state, as `extra["validation"]`.
         nonfinite_steps: updates that were skipped because a loss or gradient was not finite.
     """
 
@@ -113,7 +123,8 @@ def train(
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint was saved. A second signal stops at
             once.
-        TrainingDivergedError: after `config.patience_nonfinite` non-finite steps in a row.
+        TrainingDivergedError: after `config.patience_nonfinite` non-finite steps in a row, or
+            when no validation was finite.
         ConfigError: if another process trains in this folder.
     """
     keep_freed_memory()
@@ -175,18 +186,46 @@ class _Run(Generic[Model, Batch]):
         """Resume, then step until the budget is spent."""
         restored = self.checkpoints.load_newest(model=self.model, optimizer=self.optimizer)
         if restored is not None:
-            self.state = restored
+            self.state = self._with_best(restored)
             self.log.say(f"going on from step {restored.step}")
         self.log.resume_at(self.state.step)
         if self.state.progress < 1:
             with _stop_signals() as stop_requested:
                 self._steps(stop_requested)
+        elif self.state.best_metric is None:
+            self._validate()
+            self._save()
+        if self.state.best_metric is None:
+            raise TrainingDivergedError(
+                f"No validation in {self.folder} gave a finite figure, so there is no best step. "
+                f"{self.folder / 'metrics.jsonl'} shows how the run went; lower the learning rate.",
+                step=self.state.step,
+            )
         return TrainingResult(
             state=self.state, best=self.folder / "best", nonfinite_steps=self.nonfinite_total
         )
 
+    def _with_best(self, restored: TrainingState) -> TrainingState:
+        """Bring a restored state in line with the best weights that are on the disk.
+
+        Those may be later than the checkpoint, when the run was killed between the two, or gone.
+        """
+        best = self.folder / "best"
+        restore_replaced(best)
+        try:
+            found = verify_checkpoint(best)
+        except CheckpointError as error:
+            if restored.best_metric is not None:
+                log.warning("%s The best step is looked for anew from here.", error)
+            return replace(restored, best_metric=None, best_step=0)
+        if found.step <= restored.step or found.best_metric is None:
+            return restored
+        if restored.best_metric is not None and restored.best_metric < found.best_metric:
+            return restored
+        return replace(restored, best_metric=found.best_metric, best_step=found.step)
+
     def _steps(self, stop_requested: threading.Event) -> None:
-        position = Position(epoch=self.state.epoch, batch=self.state.batch)
+        position = self.source.plan.within(Position(epoch=self.state.epoch, batch=self.state.batch))
         batches: Prefetch[Batch] = Prefetch(self.source, position)
         window = _Window()
         started = time.monotonic() - self.state.elapsed_seconds
@@ -194,8 +233,11 @@ class _Run(Generic[Model, Batch]):
         try:
             stream = iter(batches)
             while self.state.progress < 1:
-                window.add(self._step(stream))
+                began = time.monotonic()
+                figures = self._step(stream)
                 elapsed = time.monotonic() - started
+                figures.seconds = time.monotonic() - began
+                window.add(figures)
                 self._advance(elapsed)
                 if self.state.step % self.config.log_every_steps == 0 or self.state.progress >= 1:
                     self._log_window(window, elapsed)
@@ -209,13 +251,15 @@ class _Run(Generic[Model, Batch]):
                 if over or stop or due:
                     self._save()
                     last_checkpoint = time.monotonic() - started
-                if stop and not over:
-                    raise Interrupted(
-                        f"Stopped at step {self.state.step}; everything is saved. "
-                        "Repeat the command to go on."
-                    )
+                if stop:
+                    break
         finally:
             batches.close()
+        if stop_requested.is_set():
+            raise Interrupted(
+                f"Stopped at step {self.state.step}; everything is saved. "
+                "Repeat the command to go on."
+            )
 
     def _step(self, stream: Iterator[tuple[Position, Batch]]) -> "_StepFigures":
         """Do one update; returns sums for the log."""
@@ -288,19 +332,22 @@ class _Run(Generic[Model, Batch]):
         """Name the batch whose loss or gradient is not finite; stop after too many in a row."""
         self.nonfinite_total += 1
         self.nonfinite_in_row += 1
-        row = {"step": self.state.step, "ids": ids, "reason": "nonfinite"}
-        append_jsonl(self.folder / "bad_batches.jsonl", row)
+        step = self.state.step + 1
+        append_jsonl(
+            self.folder / "bad_batches.jsonl", {"step": step, "ids": ids, "reason": "nonfinite"}
+        )
         self.log.say(
-            f"step {self.state.step}: loss or gradient is not finite; the weights were left as "
+            f"step {step}: loss or gradient is not finite; the weights were left as "
             f"they are, the batch is in {self.folder / 'bad_batches.jsonl'}"
         )
         if self.nonfinite_in_row >= self.config.patience_nonfinite:
+            self._save()
             raise TrainingDivergedError(
                 f"{self.nonfinite_in_row} steps in a row had a loss or gradient that is not "
-                f"finite (last at step {self.state.step}, loss {figures.total}). Weights of the "
-                "last good step are in the newest checkpoint. Lower the learning rate, or look "
-                f"at the recordings in {self.folder / 'bad_batches.jsonl'}.",
-                step=self.state.step,
+                f"finite (last at step {step}, loss {figures.total}). The weights of the last good "
+                "step were saved. Lower the learning rate, or look at the recordings in "
+                f"{self.folder / 'bad_batches.jsonl'}.",
+                step=step,
             )
 
     def _log_window(self, window: "_Window", elapsed_seconds: float) -> None:
@@ -336,7 +383,10 @@ class _Run(Generic[Model, Batch]):
         if math.isfinite(found.metric) and (best is None or found.metric <= best):
             self.state = replace(self.state, best_metric=found.metric, best_step=self.state.step)
             save_checkpoint(
-                self.folder / "best", model=self.model, optimizer=None, state=self.state
+                self.folder / "best",
+                model=self.model,
+                optimizer=None,
+                state=replace(self.state, extra={"validation": found.values}),
             )
 
     def _save(self) -> None:
@@ -351,6 +401,7 @@ class _StepFigures:
     total: float = 0.0
     count: float = 0.0
     audio_seconds: float = 0.0
+    seconds: float = 0.0
     grad_norm: float = 0.0
     skipped: bool = False
     parts: dict[str, float] = field(default_factory=dict)
@@ -370,7 +421,6 @@ class _Window:
     """Averages over the steps since the last row."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
         self.steps: list[_StepFigures] = []
 
     def add(self, figures: _StepFigures) -> None:
@@ -380,7 +430,7 @@ class _Window:
     def values(self) -> dict[str, float]:
         """Figures of the window: sums over counts, plain means of ratios."""
         good = [figures for figures in self.steps if not figures.skipped]
-        seconds = max(time.monotonic() - self.started, 1e-9)
+        seconds = max(sum(figures.seconds for figures in self.steps), 1e-9)
         audio_seconds = sum(figures.audio_seconds for figures in self.steps)
         values = {
             "learning_rate": self.steps[-1].learning_rate,

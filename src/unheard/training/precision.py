@@ -19,7 +19,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision == "bfloat16":
         return torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
     if device.type == "cpu":
         fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32

@@ -1,8 +1,8 @@
 """How far a run is, and what learning rate belongs there.
 
 Progress is a number from 0 to 1. With a step budget it is steps done over steps planned, exactly.
-With a time budget each step advances it by one share of the time that is left, so that the
-schedule always ends when the time does, on a machine of any speed.
+With a time budget it is time spent over time given, so that the schedule ends when the time does,
+on a machine of any speed.
 """
 
 import math
@@ -37,6 +37,11 @@ class ScheduleConfig:
             raise ConfigError(
                 "warmup and hold are shares of a run: expected both from 0 and at most 1 "
                 f"together, got {self.warmup} and {self.hold}."
+            )
+        if not (0 <= self.initial_scale <= 1 and 0 <= self.final_scale <= 1):
+            raise ConfigError(
+                "initial_scale and final_scale are shares of the peak rate: expected from 0 to 1, "
+                f"got {self.initial_scale} and {self.final_scale}."
             )
         if self.shape == "tri_stage" and self.final_scale <= 0:
             raise ConfigError(
