@@ -190,7 +190,7 @@ def scan_source(
     found.extend(tree.skipped)
     claims = [one for one in found if isinstance(one, Claim)]
     skipped = [one for one in found if isinstance(one, Skip)]
-    pool = [tree.path(name).resolve() for name in tree.audio]
+    pool = [tree.path(name) for name in tree.audio]
     wanted = [*(claim.audio for claim in claims), *pool]
     headers = probe_all(wanted, workers=workers, progress=progress)
     id_roots = [tree.root for tree in trees] + lazy_roots + ([extracted] if extracted else [])

@@ -27,6 +27,7 @@ class Tree:
         audio: recordings, in the order of their relative paths. A link within the folder is
             one too, unless it leads to a recording that is listed anyway.
         names: paths relative to `root` of all regular files, recordings or not, in order.
+        links: where those of `names` that are links lead.
         skipped: what could not be used, and why.
         other_suffixes: how many files of each other suffix there are.
     """
@@ -34,12 +35,13 @@ class Tree:
     root: Path
     audio: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    links: dict[str, Path] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
     other_suffixes: dict[str, int] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        """The full path of a relative name."""
-        return self.root / name
+        """The full path of one of `names`, links resolved."""
+        return self.links.get(name) or self.root / name
 
 
 def walk(
@@ -131,6 +133,7 @@ def walk(
         root=root,
         audio=tuple(sorted(audio)),
         names=tuple(sorted(names)),
+        links=dict(links),
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
         other_suffixes=dict(sorted(other_suffixes.items())),
     )
@@ -164,6 +167,7 @@ class AudioFinder:
         self._not_walked = [root for root in self._roots if root not in walked]
         self._exclude = tuple(exclude)
         self._suffixes = audio_suffixes
+        self._known: dict[str, Path] = {}
         self._by_path: dict[str, list[Path]] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
@@ -189,6 +193,8 @@ class AudioFinder:
         bases = (Path(),) if is_absolute(name) else (*folders, *self._roots)
         for base in bases:
             path = base / name
+            if str(path) in self._known:
+                return path
             try:
                 status = path.stat()
                 real = path.resolve()
@@ -234,7 +240,8 @@ class AudioFinder:
     def _enter(self, tree: Tree) -> None:
         """Make the recordings of a walked root known by all their names."""
         for name in tree.audio:
-            path = tree.path(name).resolve()
+            path = tree.path(name)
+            self._known[str(path)] = path
             self._add(self._by_path, name, path)
             self._add(self._by_path, self._without_suffix(name), path)
             base = name.rpartition("/")[2]
