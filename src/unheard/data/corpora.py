@@ -149,6 +149,7 @@ def scan_source(
     if extracted is not None:
         excluded.append(extracted)
     origin = _located(source, extracted)
+    excluded.append(origin / ".cache")  # of the hub's client
     told = None if transcripts is None else _existing(transcripts, "transcripts")
     declared = [Path(root).resolve() for root in roots] + _recorded_roots(origin)
 

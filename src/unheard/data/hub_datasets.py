@@ -5,6 +5,7 @@ package is not needed. Folders of the "audiofolder" kind (recordings beside meta
 metadata.jsonl) hold ordinary tables, which `layouts` reads.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -78,7 +79,8 @@ def download(name: str, folder: Path) -> Path:
         folder: where to; a copy is made under its own name and revision.
 
     Raises:
-        ConfigError: if the name is not of this form, or the hub has no such tables.
+        ConfigError: if the name is not of this form, the hub has no such tables, or cannot be
+            reached.
         MissingExtraError: if huggingface_hub is not installed.
     """
     matched = re.fullmatch(
@@ -91,22 +93,24 @@ def download(name: str, folder: Path) -> Path:
         )
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import RevisionNotFoundError
     except (ImportError, OSError) as error:
         raise MissingExtraError(
             "huggingface_hub", extra="hub", purpose=f"Fetching {name}"
         ) from error
     repository, part = matched["repo"], matched["part"]
+    files: dict[str, int] = {}
+    commit = ""
     # The hub keeps a Parquet copy of data sets that are scripts or folders, on a branch.
     for revision in (matched["revision"], "refs/convert/parquet"):
-        try:
-            info = huggingface_hub.HfApi().dataset_info(
-                repository, revision=revision, files_metadata=True
-            )
-        except RepositoryNotFoundError as error:
-            raise ConfigError(f"The hub has no data set {repository} that you may read.") from error
-        except HfHubHTTPError as error:
-            raise ConfigError(f"The hub did not give {repository}: {error}.") from error
+        with _hub_errors(repository):
+            try:
+                info = huggingface_hub.HfApi().dataset_info(
+                    repository, revision=revision, files_metadata=True
+                )
+            except RevisionNotFoundError:
+                continue
+        commit = info.sha or ""
         files = {
             file.rfilename: file.size or 0
             for file in info.siblings or ()
@@ -115,21 +119,37 @@ def download(name: str, folder: Path) -> Path:
         }
         if files:
             break
-    else:
+    if not files:
         raise ConfigError(
             f"The hub's data set {repository} has no Parquet files{f' in {part}' if part else ''}."
         )
     _check_one_configuration(sorted(files), Path(repository))
     log.info("%s: %d files, %.1f MB", repository, len(files), sum(files.values()) / 1e6)
-    target = folder / "download" / f"{repository.replace('/', '--')}--{info.sha}"
-    huggingface_hub.snapshot_download(
-        repository,
-        repo_type="dataset",
-        revision=info.sha,
-        allow_patterns=sorted(files),
-        local_dir=target,
-    )
+    target = folder / "download" / f"{repository.replace('/', '--')}--{commit}"
+    with _hub_errors(repository):
+        huggingface_hub.snapshot_download(
+            repository,
+            repo_type="dataset",
+            revision=commit,
+            allow_patterns=sorted(files),
+            local_dir=target,
+        )
     return target / part if part and (target / part).is_dir() else target
+
+
+@contextlib.contextmanager
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turn whatever the hub's client raises into one error that says what to do."""
+    try:
+        yield
+    # The client's errors derive from OSError or ValueError, those of its transport from neither.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise ConfigError(
+            f"The data set {repository} could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}: {lines[0]}). Check the name and the connection, and whether "
+            "it asks for a login."
+        ) from error
 
 
 def _check_one_configuration(names: list[str], root: Path) -> None:

@@ -134,7 +134,7 @@ def split(
             busy = {one.speaker for members in held_out.values() for one in members}
             chosen, how = _cut(pool, name, target, busy, seed, sound, warnings)
             held_out[name] = chosen
-            by = how if by == "given" else by
+            by = how if by == "given" and chosen else by
     for name, members in held_out.items():
         if 0 < len(members) < LEAST_HELD_OUT:
             warnings.append(

@@ -1,6 +1,7 @@
 """Each convention for corpora, read from a tiny tree as `scan_source` reads it."""
 
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -531,6 +532,31 @@ def test_a_column_that_numbers_sentences_is_no_id(tmp_path: Path) -> None:
     scan = scan_source(tmp_path / "set", extract_to=tmp_path / "out")
     assert len({u.id for u in scan.utterances}) == 60
     assert scan.skipped == ()
+
+
+@pytest.mark.parametrize("step", ["ask", "fetch"])
+def test_a_hub_that_does_not_answer_is_an_error_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    class TransportError(Exception):
+        pass
+
+    class Api:
+        def dataset_info(self, *_: Any, **__: Any) -> Any:
+            if step == "ask":
+                raise TransportError("no route\nto host")
+            file = types.SimpleNamespace(rfilename="data/0.parquet", size=1)
+            return types.SimpleNamespace(sha="abc", siblings=[file])
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TransportError("no route\nto host")
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    with pytest.raises(ConfigError, match=r"owner/name could not be .* no route\)"):
+        scan_source("hf:owner/name", extract_to=tmp_path / "out")
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
