@@ -7,7 +7,8 @@ is in docs/small-compute.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from unheard.errors import ConfigError
 from unheard.models.config import (
@@ -40,6 +41,11 @@ class FinetuneSettings:
     """0 freezes the convolutions, as the paper does; without pre-training they always learn."""
 
 
+Objective = Literal["contrastive", "masked_units"]
+"""wav2vec 2.0's own objective, or the prediction of clustered units, which learns much faster at
+small compute (docs/small-compute.md)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A network and how to train it.
@@ -48,7 +54,11 @@ class Recipe:
         name: of the preset.
         normalize: whether recordings are brought to zero mean and unit variance.
         filterbank: whether the first convolutions start as a filterbank instead of from noise.
-        network: encoder and pre-training heads.
+        linear_spread: standard deviation that linear layers of the encoder start with: BERT's 0.02,
+            or more for a narrow network.
+        network: encoder, and the heads of the contrastive objective.
+        objective: what pre-training learns by.
+        units: clusters that "masked_units" predicts.
         pretraining: how it learns from recordings.
         finetune: what changes for CTC.
         finetuning: how it learns from transcripts.
@@ -59,7 +69,10 @@ class Recipe:
     name: str
     normalize: bool
     filterbank: bool
+    linear_spread: float
     network: PretrainingConfig
+    objective: Objective
+    units: int
     pretraining: TrainingConfig
     finetune: FinetuneSettings
     finetuning: TrainingConfig
@@ -73,7 +86,10 @@ def nano() -> Recipe:
         name="nano",
         normalize=True,
         filterbank=True,
+        linear_spread=0.04,
         network=_small_network(channels=128, dim=128, layers=4),
+        objective="masked_units",
+        units=100,
         pretraining=_small_pretraining(minutes=3.0),
         finetune=_small_finetune(),
         finetuning=_small_finetuning(minutes=1.5),
@@ -88,7 +104,10 @@ def mini() -> Recipe:
         name="mini",
         normalize=True,
         filterbank=True,
+        linear_spread=0.04,
         network=_small_network(channels=256, dim=256, layers=6),
+        objective="masked_units",
+        units=100,
         pretraining=_small_pretraining(minutes=90.0),
         finetune=_small_finetune(),
         finetuning=_small_finetuning(minutes=20.0),
@@ -109,6 +128,7 @@ def base() -> Recipe:
         name="base",
         normalize=False,
         filterbank=False,
+        linear_spread=0.02,
         network=PretrainingConfig(
             encoder=EncoderConfig(
                 conv_layers=WAV2VEC2_CONV_LAYERS,
@@ -118,6 +138,8 @@ def base() -> Recipe:
             ),
             feature_dropout=0.1,
         ),
+        objective="contrastive",
+        units=100,
         pretraining=TrainingConfig(
             budget=Budget(max_steps=400_000),
             schedule=ScheduleConfig(shape="linear", warmup=0.08),
@@ -158,6 +180,7 @@ def large() -> Recipe:
         name="large",
         normalize=True,
         filterbank=False,
+        linear_spread=0.02,
         network=PretrainingConfig(
             encoder=EncoderConfig(
                 conv_layers=WAV2VEC2_CONV_LAYERS,
@@ -175,6 +198,8 @@ def large() -> Recipe:
             projection_dim=768,
             feature_penalty_weight=0.0,
         ),
+        objective="contrastive",
+        units=100,
         pretraining=TrainingConfig(
             budget=Budget(max_steps=600_000),
             schedule=ScheduleConfig(shape="linear", warmup=0.08),
@@ -213,15 +238,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 """Every preset by name."""
 
 
-def get_recipe(name: str) -> Recipe:
-    """Return the recipe of a preset.
+def get_recipe(name: str, *, objective: Objective | None = None) -> Recipe:
+    """Return the recipe of a preset, with another objective if one is given.
 
     Raises:
         ConfigError: if there is none of that name.
     """
     if name not in RECIPES:
         raise ConfigError(f"There is no preset {name!r}: expected one of {', '.join(RECIPES)}.")
-    return RECIPES[name]()
+    recipe = RECIPES[name]()
+    return recipe if objective is None else replace(recipe, objective=objective)
 
 
 _TRI_STAGE = ScheduleConfig(
@@ -259,7 +285,7 @@ def _small_pretraining(*, minutes: float) -> TrainingConfig:
         budget=Budget(max_minutes=minutes),
         schedule=ScheduleConfig(shape="linear", warmup=0.08),
         learning_rate=1e-3,
-        batch_seconds=48.0,
+        batch_seconds=32.0,
         max_seconds=5.0,
         min_seconds=1.0,
     )
@@ -267,7 +293,7 @@ def _small_pretraining(*, minutes: float) -> TrainingConfig:
 
 def _small_finetune() -> FinetuneSettings:
     return FinetuneSettings(
-        masking=MaskingConfig(time_probability=0.3, channel_probability=0.0, time_min_spans=1),
+        masking=MaskingConfig(time_probability=0.15, time_min_spans=1),
         dropout=0.1,
         attention_dropout=0.1,
         layer_drop=0.0,
@@ -280,6 +306,6 @@ def _small_finetuning(*, minutes: float) -> TrainingConfig:
         budget=Budget(max_minutes=minutes),
         schedule=_TRI_STAGE,
         learning_rate=1e-3,
-        batch_seconds=32.0,
+        batch_seconds=16.0,
         clip_norm=5.0,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.data.batching import BatchPlan, Position
 from unheard.data.pcm import PcmStore
+from unheard.data.units import FrameRule, UnitStore
 from unheard.tensors import derive_seed
 
 
@@ -24,10 +25,12 @@ class AudioBatch:
     Attributes:
         samples: (batch, samples) float32.
         ids: which utterances, in order.
+        units: (batch, frames) int64, the unit of each frame; None where none are needed.
     """
 
     samples: Tensor
     ids: tuple[str, ...]
+    units: Tensor | None = None
 
     @property
     def audio_seconds(self) -> float:
@@ -36,7 +39,9 @@ class AudioBatch:
 
     def to(self, device: torch.device) -> "AudioBatch":
         """Copy to a device."""
-        return AudioBatch(samples=self.samples.to(device, non_blocking=True), ids=self.ids)
+        units = None if self.units is None else self.units.to(device, non_blocking=True)
+        samples = self.samples.to(device, non_blocking=True)
+        return AudioBatch(samples=samples, ids=self.ids, units=units)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,8 @@ class Source(Protocol[Made]):
 class UnlabelledSource:
     """Crops for pre-training.
 
-    Every utterance of a batch is cropped, at a random place, to the batch's shortest.
+    Every utterance of a batch is cropped, at a random place, to the batch's shortest. With units,
+    the place is that of a frame.
     """
 
     def __init__(
@@ -103,8 +109,12 @@ class UnlabelledSource:
         max_seconds: float,
         seed: int,
         only: NDArray[np.int64] | None = None,
+        units: UnitStore | None = None,
+        encoder: FrameRule | None = None,
     ) -> None:
         self._store = store
+        self._units = units
+        self._encoder = encoder
         self._spec = input_spec
         self._seed = seed
         self._max_samples = int(max_seconds * SAMPLE_RATE)
@@ -133,16 +143,61 @@ class UnlabelledSource:
         """Crop and stack the utterances of the batch at a position."""
         numbers = self._usable[self.plan.batch(position)]
         shortest = int(min(self._store.num_samples[numbers].min(), self._max_samples))
-        rows = []
-        for number in numbers:
-            spare = int(self._store.num_samples[number]) - shortest
-            draw = derive_seed(self._seed, "crop", position.epoch, int(number))
-            start = draw % (spare + 1)
-            rows.append(read_samples(self._store, int(number), self._spec, start, shortest))
-        return AudioBatch(
-            samples=torch.from_numpy(np.stack(rows)),
-            ids=tuple(self._store.ids[number] for number in numbers),
+        starts = [self._start(int(number), shortest, position.epoch) for number in numbers]
+        return crop_batch(
+            self._store,
+            numbers,
+            starts,
+            shortest,
+            input_spec=self._spec,
+            units=self._units,
+            encoder=self._encoder,
         )
+
+    def _start(self, number: int, shortest: int, epoch: int) -> int:
+        """Draw where the crop of an utterance starts [samples]."""
+        spare = int(self._store.num_samples[number]) - shortest
+        draw = derive_seed(self._seed, "crop", epoch, number)
+        if self._units is None or self._encoder is None:
+            return draw % (spare + 1)
+        stride = self._encoder.stride_samples
+        return stride * (draw % (spare // stride + 1))
+
+
+def crop_batch(
+    store: PcmStore,
+    numbers: NDArray[np.int64],
+    starts: Sequence[int],
+    count: int,
+    *,
+    input_spec: InputSpec,
+    units: UnitStore | None = None,
+    encoder: FrameRule | None = None,
+) -> AudioBatch:
+    """Cut `count` samples from `starts` on of each utterance, and the units of their frames.
+
+    With units, `starts` are multiples of the encoder's stride.
+    """
+    rows = [
+        read_samples(store, int(number), input_spec, start, count)
+        for number, start in zip(numbers, starts, strict=True)
+    ]
+    labels = None
+    if units is not None and encoder is not None:
+        frames = encoder.num_frames(count)
+        labels = torch.from_numpy(
+            np.stack(
+                [
+                    units.of(int(number), start=start // encoder.stride_samples, count=frames)
+                    for number, start in zip(numbers, starts, strict=True)
+                ]
+            )
+        )
+    return AudioBatch(
+        samples=torch.from_numpy(np.stack(rows)),
+        ids=tuple(store.ids[number] for number in numbers),
+        units=labels,
+    )
 
 
 class LabelledSource:

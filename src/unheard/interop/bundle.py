@@ -6,10 +6,16 @@ from typing import Any
 import torch
 
 from unheard.audio.signal import InputSpec
-from unheard.models.config import CtcConfig, EncoderConfig, PretrainingConfig
+from unheard.models.config import CtcConfig, EncoderConfig, MaskedUnitConfig, PretrainingConfig
 from unheard.models.ctc import CtcModel
+from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 from unheard.text.alphabet import Alphabet
+
+Network = CtcModel | PretrainingModel | MaskedUnitModel
+"""Every network that a model folder can hold."""
+NetworkConfig = CtcConfig | PretrainingConfig | MaskedUnitConfig
+"""Their configurations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +29,13 @@ class ModelBundle:
         provenance: where the model came from, as plain data (source, parent, licence, recipe).
     """
 
-    model: CtcModel | PretrainingModel
+    model: Network
     alphabet: Alphabet | None
     input_spec: InputSpec
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def config(self) -> CtcConfig | PretrainingConfig:
+    def config(self) -> NetworkConfig:
         """Shape of the whole network."""
         return self.model.config
 

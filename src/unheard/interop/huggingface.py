@@ -30,6 +30,7 @@ from unheard.models.config import (
     ConvLayer,
     CtcConfig,
     EncoderConfig,
+    MaskedUnitConfig,
     MaskingConfig,
     PretrainingConfig,
     QuantizerConfig,
@@ -460,7 +461,8 @@ def save_huggingface(bundle: ModelBundle, folder: str | Path) -> Path:
     the statistics of group-norm models: one utterance at a time gives what this package gives.
 
     Args:
-        bundle: a CTC or a pre-training model.
+        bundle: any model; of a masked-unit model the encoder is written, as Wav2Vec2Model: its
+            head has no counterpart there.
         folder: where; a new or empty folder, or an older folder of transformers.
 
     Returns:
@@ -475,6 +477,8 @@ def save_huggingface(bundle: ModelBundle, folder: str | Path) -> Path:
     storage.check_finite(weights, source=f"the model for {target}")
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
+        if isinstance(bundle.config, MaskedUnitConfig) and not name.startswith("encoder."):
+            continue
         if name == "quantizer.codebook":
             tensor = tensor.flatten(0, 1)[None]  # (groups, entries, size) -> (1, all, size)
         tensors[keymap.transformers_name(name)] = tensor
@@ -546,7 +550,7 @@ def _settings_of(bundle: ModelBundle) -> dict[str, Any]:
             "ctc_loss_reduction": "sum",
             "ctc_zero_infinity": True,
         }
-    else:
+    elif isinstance(config, PretrainingConfig):
         settings |= {
             "architectures": ["Wav2Vec2ForPreTraining"],
             "num_codevector_groups": config.quantizer.groups,
@@ -558,6 +562,8 @@ def _settings_of(bundle: ModelBundle) -> dict[str, Any]:
             "contrastive_logits_temperature": config.contrastive_temperature,
             "diversity_loss_weight": config.diversity_weight,
         }
+    else:
+        settings["architectures"] = ["Wav2Vec2Model"]
     return settings
 
 

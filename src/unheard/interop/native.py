@@ -20,12 +20,18 @@ from unheard.config import from_dict, to_dict
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError, UnheardError
 from unheard.files import sha256_file, write_json_atomic
 from unheard.interop import storage
-from unheard.interop.bundle import ModelBundle
-from unheard.models.config import CtcConfig, PretrainingConfig
+from unheard.interop.bundle import ModelBundle, NetworkConfig
+from unheard.models.config import CtcConfig, MaskedUnitConfig, PretrainingConfig
 from unheard.text.alphabet import Alphabet
 
 FORMAT = "unheard-model"
 VERSION = 1
+
+ARCHITECTURES: dict[str, type[NetworkConfig]] = {
+    "ctc": CtcConfig,
+    "pretraining": PretrainingConfig,
+    "masked_units": MaskedUnitConfig,
+}
 
 CONFIG_FILE = storage.CONFIG_FILE
 WEIGHTS_FILE = "model.safetensors"
@@ -139,7 +145,9 @@ def _describe(bundle: ModelBundle) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": "ctc" if isinstance(bundle.config, CtcConfig) else "pretraining",
+        "architecture": next(
+            name for name, kind in ARCHITECTURES.items() if isinstance(bundle.config, kind)
+        ),
         "config": to_dict(bundle.config),
         "alphabet": None if bundle.alphabet is None else bundle.alphabet.to_dict(),
         "input_spec": to_dict(bundle.input_spec),
@@ -147,21 +155,18 @@ def _describe(bundle: ModelBundle) -> dict[str, Any]:
     }
 
 
-def _read_config(data: dict[str, Any], source: Path) -> CtcConfig | PretrainingConfig:
+def _read_config(data: dict[str, Any], source: Path) -> NetworkConfig:
     """Read the shape of the network."""
-    architectures = {"ctc": CtcConfig, "pretraining": PretrainingConfig}
     kind = data["architecture"]
-    if not isinstance(kind, str) or kind not in architectures:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise FormatError(
-            f"{source / CONFIG_FILE}: expected architecture {' or '.join(architectures)}, found "
+            f"{source / CONFIG_FILE}: expected architecture {' or '.join(ARCHITECTURES)}, found "
             f"{kind!r}."
         )
-    return from_dict(architectures[kind], data["config"])
+    return from_dict(ARCHITECTURES[kind], data["config"])
 
 
-def _check_vocabulary(
-    config: CtcConfig | PretrainingConfig, alphabet: Alphabet | None, *, source: Path
-) -> None:
+def _check_vocabulary(config: NetworkConfig, alphabet: Alphabet | None, *, source: Path) -> None:
     """Refuse an alphabet that has not one token for each output."""
     if isinstance(config, CtcConfig) and alphabet is not None and len(alphabet) != config.vocab:
         raise CheckpointError(

@@ -19,10 +19,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unheard.errors import CheckpointError, ConfigError, FormatError
-from unheard.models.config import CtcConfig, PretrainingConfig
+from unheard.interop.bundle import Network, NetworkConfig
+from unheard.models.config import CtcConfig, MaskedUnitConfig
 from unheard.models.ctc import CtcModel
+from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 
 CONFIG_FILE = "config.json"
@@ -94,7 +97,7 @@ def list_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     return stored
 
 
-def build(config: CtcConfig | PretrainingConfig, *, source: object) -> CtcModel | PretrainingModel:
+def build(config: NetworkConfig, *, source: object) -> Network:
     """Make the network of a configuration without memory for its weights (see `fill`).
 
     Raises:
@@ -113,6 +116,8 @@ def build(config: CtcConfig | PretrainingConfig, *, source: object) -> CtcModel 
     }
     if isinstance(config, CtcConfig):
         sizes["vocab"] = (config.vocab, 1_000_000)
+    elif isinstance(config, MaskedUnitConfig):
+        sizes["units"] = (config.units, 1_000_000)
     else:
         sizes["quantizer groups"] = (config.quantizer.groups, 1_000)
         sizes["quantizer entries"] = (config.quantizer.entries, 1_000_000)
@@ -123,8 +128,12 @@ def build(config: CtcConfig | PretrainingConfig, *, source: object) -> CtcModel 
             raise ConfigError(
                 f"{source}: {name} is out of range: expected 1 to {largest}, found {size}."
             )
-    with torch.device("meta"):
-        return CtcModel(config) if isinstance(config, CtcConfig) else PretrainingModel(config)
+    with torch.device("meta"), _NoDraws():
+        if isinstance(config, CtcConfig):
+            return CtcModel(config)
+        if isinstance(config, MaskedUnitConfig):
+            return MaskedUnitModel(config)
+        return PretrainingModel(config)
 
 
 def fill(
@@ -161,7 +170,7 @@ def fill(
     stored_shapes = stored_shapes or {}
     parameters = model.state_dict()
     wanted = {
-        name: tuple(stored_shapes.get(name, parameter.shape))
+        name: stored_shapes[name] if name in stored_shapes else tuple(parameter.shape)
         for name, parameter in parameters.items()
         if name not in drawn
     }
@@ -256,6 +265,38 @@ def atomic_folder(folder: Path, *, is_ours: Callable[[Path], bool]) -> Iterator[
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+_DRAWS = frozenset(
+    {
+        Tensor.normal_,
+        Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_normal_,
+        nn.init.kaiming_uniform_,
+    }
+)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves random initialisation out.
+
+    Without memory it does nothing but import a second of code: torch computes what it means for a
+    tensor without content in Python.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Return the tensor as it is instead of drawing into it, and a norm's shape for a norm."""
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        if func is Tensor.norm and kwargs.get("keepdim") and "dim" in kwargs:
+            shape = [1 if n in kwargs["dim"] else size for n, size in enumerate(args[0].shape)]
+            return torch.empty(shape, device="meta")
+        return func(*args, **kwargs)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

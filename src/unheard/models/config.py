@@ -167,6 +167,17 @@ class PretrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskedUnitConfig:
+    """An encoder with a head over clustered units, for masked unit prediction."""
+
+    encoder: EncoderConfig
+    units: int = 100
+    masking: MaskingConfig = field(default_factory=lambda: MaskingConfig(time_probability=0.5))
+    unmasked_weight: float = 0.3
+    """Weight of the loss on frames that were not masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CtcConfig:
     """An encoder with a linear CTC head."""
 

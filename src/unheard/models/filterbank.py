@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unheard.errors import ConfigError
-from unheard.models.feature_encoder import FeatureEncoder
+from unheard.models.feature_encoder import ConvBlock, FeatureEncoder
 
 PHASES = 4
 LOWEST_HZ = 80.0
@@ -39,13 +39,13 @@ def start_as_filterbank(
     Raises:
         ConfigError: if the convolutions have other shapes.
     """
-    blocks = feature_encoder.blocks
-    if len(blocks) < 2 or blocks[0].weight.shape[0] % PHASES:
+    weights = [block.weight for block in feature_encoder.blocks if isinstance(block, ConvBlock)]
+    if len(weights) < 2 or weights[0].shape[0] % PHASES:
         raise ConfigError(
             "A filterbank needs two convolutions, the first with a multiple of "
-            f"{PHASES} channels: got {len(blocks)} and {blocks[0].weight.shape[0]}."
+            f"{PHASES} channels: got {len(weights)} and {weights[0].shape[0]}."
         )
-    first, second = blocks[0].weight, blocks[1].weight
+    first, second = weights[:2]
     bands = first.shape[0] // PHASES
     out_channels, _, kernel = second.shape
     mixing = torch.randn(out_channels, bands, kernel, generator=generator)

@@ -193,7 +193,11 @@ def _attend(
     return torch.matmul(weights, value)
 
 
+BERT_SPREAD = 0.02
+"""Standard deviation that linear layers start with."""
+
+
 def init_linear(linear: nn.Linear) -> None:
     """Initialise as BERT does: N(0, 0.02), bias zero (fairseq `init_bert_params`)."""
-    nn.init.normal_(linear.weight, mean=0.0, std=0.02)
+    nn.init.normal_(linear.weight, mean=0.0, std=BERT_SPREAD)
     nn.init.zeros_(linear.bias)

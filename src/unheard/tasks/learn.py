@@ -21,7 +21,7 @@ from unheard.errors import ConfigError
 from unheard.files import locked, read_json, write_json_atomic
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
-from unheard.recipes import Recipe, get_recipe
+from unheard.recipes import Objective, Recipe, get_recipe
 from unheard.report.html import write_report
 from unheard.tasks.evaluate import Evaluation, evaluate
 from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for
@@ -87,6 +87,7 @@ def learn(
     more_recordings: Sequence[str | os.PathLike[str]] = (),
     start: str | os.PathLike[str] | None = None,
     preset: str | None = None,
+    objective: Objective | None = None,
     pretraining: bool = True,
     compare_scratch: bool = False,
     max_minutes: float | None = None,
@@ -118,6 +119,7 @@ def learn(
             Face id).
         preset: network and settings: nano, mini, base or large; mini if left out, or what fits
             the size of `start`.
+        objective: what to pre-train by; the preset's own by default.
         pretraining: pre-train before fine-tuning (when there is no `start`).
         compare_scratch: fine-tune from random weights too, for as long, and compare.
         max_minutes: time for all of it [minutes]; the presets' own times by default.
@@ -144,6 +146,7 @@ def learn(
         "more_recordings": [str(source) for source in more_recordings],
         "start": _text(start),
         "preset": preset,
+        "objective": objective,
         "pretraining": pretraining,
         "compare_scratch": compare_scratch,
         "max_minutes": max_minutes,
@@ -158,6 +161,8 @@ def learn(
         stages = _Stages(folder, request, quiet=quiet)
         bundle = None if start is None else load_model(start)
         recipe = get_recipe(preset) if preset is not None else recipe_for(bundle)
+        if objective is not None:
+            recipe = replace(recipe, objective=objective)
         place = choose_device(device)
 
         def scan_all() -> None:

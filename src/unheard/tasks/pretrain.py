@@ -1,9 +1,9 @@
 """The verb `pretrain`: recordings in, a network that has learnt to listen out."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,17 +12,20 @@ import unheard
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.data.corpora import scan_source
-from unheard.data.dataset import AudioBatch, UnlabelledSource, read_samples
+from unheard.data.dataset import AudioBatch, UnlabelledSource, crop_batch
 from unheard.data.pcm import PcmStore, open_store
+from unheard.data.units import UnitStore, open_units
 from unheard.errors import ConfigError
 from unheard.files import read_json, write_json_atomic
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
 from unheard.interop.native import save_model
-from unheard.models.config import PretrainingConfig
+from unheard.models.config import EncoderConfig, MaskedUnitConfig, PretrainingConfig
+from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 from unheard.objectives.contrastive import contrastive_objective
-from unheard.recipes import Recipe, get_recipe
+from unheard.objectives.masked_units import masked_unit_objective
+from unheard.recipes import Objective, Recipe, get_recipe
 from unheard.tasks.runs import (
     budget_of,
     choose_device,
@@ -31,12 +34,14 @@ from unheard.tasks.runs import (
     report_unreadable,
     seeded,
     show_decoding,
+    show_labelling,
     start_weights,
 )
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.checkpoint import load_checkpoint
 from unheard.training.config import TrainingConfig
-from unheard.training.loop import Validation, train
+from unheard.training.loop import Objective as TrainingObjective
+from unheard.training.loop import TrainingResult, Validation, train
 from unheard.training.precision import autocast, resolve_precision
 
 VALID_SHARE = 0.02
@@ -82,6 +87,7 @@ def pretrain(
     *,
     out: str | os.PathLike[str],
     preset: str = "mini",
+    objective: Objective | None = None,
     start: str | os.PathLike[str] | None = None,
     max_minutes: float | None = None,
     max_steps: int | None = None,
@@ -97,6 +103,7 @@ def pretrain(
         recordings: anything that `scan` reads; transcripts are not looked at.
         out: run folder; the model folder is OUT/model.
         preset: network and settings: nano, mini, base or large.
+        objective: what to learn by; the preset's own by default.
         start: a pre-trained model to go on from instead of random weights.
         max_minutes: time to train [minutes]; the preset's own by default.
         max_steps: updates of the weights, instead of or besides a time.
@@ -111,7 +118,7 @@ def pretrain(
         ConfigError: if there is nothing to learn from, or the folder holds a run with other
             settings.
     """
-    recipe = get_recipe(preset)
+    recipe = get_recipe(preset, objective=objective)
     folder = Path(out)
     keep_settings(
         folder / "request.json",
@@ -184,7 +191,18 @@ def pretrain_store(
         run_folder / "config.json",
         {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
     )
+    if (finished := _finished(run_folder, model_folder)) is not None:
+        return finished
     valid, learned = _hold_out(store, config)
+    units = None
+    if isinstance(network, MaskedUnitConfig):
+        units = open_units(
+            store,
+            network.encoder,
+            units=network.units,
+            seed=config.seed,
+            progress=None if quiet else show_labelling,
+        )
     source = UnlabelledSource(
         store,
         input_spec=spec,
@@ -193,26 +211,25 @@ def pretrain_store(
         max_seconds=config.max_seconds,
         seed=config.seed,
         only=learned,
+        units=units,
+        encoder=network.encoder,
     )
+    batches = _valid_batches(store, valid, spec, units, network.encoder)
     with seeded(config.seed, "weights"):
-        model = PretrainingModel(network)
+        model = (
+            MaskedUnitModel(network)
+            if isinstance(network, MaskedUnitConfig)
+            else PretrainingModel(network)
+        )
     if start is None:
         start_weights(model.encoder, recipe, seed=config.seed)
     else:
         model.load_state_dict(start.model.state_dict())
-    if (finished := _finished(run_folder, model_folder)) is not None:
-        return finished
-    trained = train(
-        model,
-        contrastive_objective,
-        source,
-        config,
-        folder=run_folder,
-        name="pretrain",
-        validate=_validator(model, store, valid, spec, config, device),
-        device=device,
-        quiet=quiet,
-    )
+    job = _Job(source, config, run_folder, batches, device, quiet)
+    if isinstance(model, MaskedUnitModel):
+        trained = job.train(model, masked_unit_objective, loss="masked")
+    else:
+        trained = job.train(model, contrastive_objective, loss="contrastive")
     best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
     figures = {
         "steps": trained.state.step,
@@ -220,7 +237,10 @@ def pretrain_store(
         "hours_heard": trained.state.audio_seconds / 3600,
         "hours": source.seconds / 3600,
         "unreadable": len(store.unreadable),
-        **{name: best[name] for name in ("contrastive", "accuracy", "code_perplexity")},
+        "objective": "contrastive" if units is None else "masked_units",
+        "loss": best["contrastive" if units is None else "masked"],
+        "accuracy": best["accuracy"],
+        "code_perplexity": best.get("code_perplexity"),
     }
     bundle = ModelBundle(
         model=model.cpu().eval(),
@@ -240,6 +260,59 @@ def pretrain_store(
     return from_dict(PretrainResult, {**figures, "model": str(model_folder)})
 
 
+Listener = TypeVar("Listener", PretrainingModel, MaskedUnitModel)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a pre-training needs besides the model and its objective."""
+
+    source: UnlabelledSource
+    config: TrainingConfig
+    folder: Path
+    batches: list[AudioBatch]
+    device: torch.device
+    quiet: bool
+
+    def train(
+        self, model: Listener, objective: TrainingObjective[Listener, AudioBatch], *, loss: str
+    ) -> TrainingResult:
+        """Train; `loss` names the part of the objective that decides what is best."""
+        return train(
+            model,
+            objective,
+            self.source,
+            self.config,
+            folder=self.folder,
+            name="pretrain",
+            validate=lambda: self.validate(model, objective, loss),
+            device=self.device,
+            quiet=self.quiet,
+        )
+
+    def validate(
+        self, model: Listener, objective: TrainingObjective[Listener, AudioBatch], loss: str
+    ) -> Validation:
+        """Measure the objective on held-out crops, with the same masks every time."""
+        dtype = resolve_precision(self.config.precision, self.device)
+        sums: dict[str, float] = {}
+        means: dict[str, list[float]] = {}
+        count = 0.0
+        for number, batch in enumerate(self.batches):
+            generator = derived_generator(self.config.seed, "valid", number, device=self.device)
+            with autocast(dtype, self.device):
+                terms = objective(model, batch.to(self.device), progress=1.0, generator=generator)
+            count += float(terms.count)
+            for name, value in terms.parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            for name, value in terms.means.items():
+                means.setdefault(name, []).append(float(value))
+        values = {name: value / max(count, 1.0) for name, value in sums.items()}
+        values |= {name: sum(listed) / len(listed) for name, listed in means.items()}
+        values.pop("temperature", None)
+        return Validation(metric=values[loss], values=values)
+
+
 def _finished(run_folder: Path, model_folder: Path) -> PretrainResult | None:
     """Read the result of a run that ended before; None when there is none yet."""
     path = run_folder / "result.json"
@@ -248,20 +321,27 @@ def _finished(run_folder: Path, model_folder: Path) -> PretrainResult | None:
     return from_dict(PretrainResult, {**read_json(path), "model": str(model_folder)})
 
 
-def _network(recipe: Recipe, start: ModelBundle | None) -> tuple[PretrainingConfig, InputSpec]:
+def _network(
+    recipe: Recipe, start: ModelBundle | None
+) -> tuple[PretrainingConfig | MaskedUnitConfig, InputSpec]:
     """Take the network and its input from the recipe, or from a model to go on from."""
     if start is None:
-        return recipe.network, InputSpec(normalize=recipe.normalize)
-    if not isinstance(start.model, PretrainingModel):
-        raise ConfigError(
-            "Cannot go on with pre-training: expected a pre-trained model with its quantiser, "
-            "found one that was fine-tuned. Start from the model it was made of."
-        )
-    # The temperature of a model that has learnt already stays at its floor.
+        spec = InputSpec(normalize=recipe.normalize)
+        if recipe.objective == "masked_units":
+            return MaskedUnitConfig(encoder=recipe.network.encoder, units=recipe.units), spec
+        return recipe.network, spec
     network = start.model.config
-    floor = network.quantizer.temperature_end
-    quantizer = replace(network.quantizer, temperature_start=floor)
-    return replace(network, quantizer=quantizer), start.input_spec
+    if isinstance(network, MaskedUnitConfig):
+        return network, start.input_spec
+    if isinstance(network, PretrainingConfig):
+        # The temperature of a model that has learnt already stays at its floor.
+        floor = network.quantizer.temperature_end
+        quantizer = replace(network.quantizer, temperature_start=floor)
+        return replace(network, quantizer=quantizer), start.input_spec
+    raise ConfigError(
+        "Cannot go on with pre-training: expected a pre-trained model with its heads, found one "
+        "that was fine-tuned. Start from the model it was made of."
+    )
 
 
 def _hold_out(store: PcmStore, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -285,56 +365,33 @@ def _hold_out(store: PcmStore, config: TrainingConfig) -> tuple[np.ndarray, np.n
     return np.sort(order[:count]), np.sort(order[count:])
 
 
-def _validator(
-    model: PretrainingModel,
+def _valid_batches(
     store: PcmStore,
     numbers: np.ndarray,
     spec: InputSpec,
-    config: TrainingConfig,
-    device: torch.device,
-) -> Callable[[], Validation]:
-    """Make a function that measures the objective on held-out crops, with fixed masks."""
-    batches = _valid_batches(store, numbers, spec)
-    dtype = resolve_precision(config.precision, device)
-
-    def validate() -> Validation:
-        sums: dict[str, float] = {}
-        means: dict[str, list[float]] = {}
-        count = 0.0
-        for number, batch in enumerate(batches):
-            generator = derived_generator(config.seed, "valid", number, device=device)
-            with autocast(dtype, device):
-                terms = contrastive_objective(
-                    model, batch.to(device), progress=1.0, generator=generator
-                )
-            count += float(terms.count)
-            for name, value in terms.parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            for name, value in terms.means.items():
-                means.setdefault(name, []).append(float(value))
-        values = {name: value / max(count, 1.0) for name, value in sums.items()}
-        values |= {name: sum(listed) / len(listed) for name, listed in means.items()}
-        values.pop("temperature", None)
-        return Validation(metric=values["contrastive"], values=values)
-
-    return validate
-
-
-def _valid_batches(store: PcmStore, numbers: np.ndarray, spec: InputSpec) -> list[AudioBatch]:
+    units: UnitStore | None,
+    encoder: EncoderConfig,
+) -> list[AudioBatch]:
     """Cut the middle of each held-out utterance, in batches of one length."""
     by_length = numbers[np.argsort(store.num_samples[numbers], kind="stable")]
+    stride = encoder.stride_samples
     batches = []
     for first in range(0, len(by_length), VALID_BATCH):
         chosen = by_length[first : first + VALID_BATCH]
         shortest = int(min(store.num_samples[chosen].min(), VALID_CROP_SECONDS * SAMPLE_RATE))
-        rows = []
-        for number in chosen:
-            start = (int(store.num_samples[number]) - shortest) // 2
-            rows.append(read_samples(store, int(number), spec, start, shortest))
+        starts = [
+            (int(store.num_samples[number]) - shortest) // (2 * stride) * stride
+            for number in chosen
+        ]
         batches.append(
-            AudioBatch(
-                samples=torch.from_numpy(np.stack(rows)),
-                ids=tuple(store.ids[number] for number in chosen),
+            crop_batch(
+                store,
+                chosen,
+                starts,
+                shortest,
+                input_spec=spec,
+                units=units,
+                encoder=encoder,
             )
         )
     return batches

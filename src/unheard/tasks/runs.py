@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unheard.audio.signal import SAMPLE_RATE
 from unheard.data.manifest import Utterance, audio_path, read_manifest
@@ -18,6 +19,7 @@ from unheard.errors import ConfigError
 from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
 from unheard.models.encoder import Encoder
 from unheard.models.filterbank import start_as_filterbank
+from unheard.models.transformer import BERT_SPREAD
 from unheard.recipes import Recipe
 from unheard.tasks.scan import scan
 from unheard.tensors import derive_seed, derived_generator
@@ -46,6 +48,10 @@ def budget_of(default: Budget, max_minutes: float | None, max_steps: int | None)
 
 def start_weights(encoder: Encoder, recipe: Recipe, *, seed: int) -> None:
     """Let a fresh encoder start as its recipe says."""
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(recipe.linear_spread / BERT_SPREAD)
     if recipe.filterbank:
         start_as_filterbank(
             encoder.feature_encoder,
@@ -152,8 +158,17 @@ def forget_decoded(folder: Path) -> None:
 
 def show_decoding(done: int, total: int) -> None:
     """Say how far decoding is, on one line of a terminal."""
+    _show("decoding recordings", done, total)
+
+
+def show_labelling(done: int, total: int) -> None:
+    """Say how far the labelling with units is."""
+    _show("labelling with units", done, total)
+
+
+def _show(work: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
-        print(f"\r\x1b[2Kdecoding recordings {done} of {total}", end=end, file=sys.stderr)
+        print(f"\r\x1b[2K{work} {done} of {total}", end=end, file=sys.stderr, flush=True)
     elif done == total:
-        print(f"decoded {total} recordings", file=sys.stderr)
+        print(f"{work}: {total} done", file=sys.stderr)
