@@ -10,10 +10,12 @@ from unheard.models.config import (
     ConvLayer,
     CtcConfig,
     EncoderConfig,
+    MaskedUnitConfig,
     PretrainingConfig,
     QuantizerConfig,
 )
 from unheard.models.ctc import CtcModel
+from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 from unheard.text.alphabet import Alphabet
 
@@ -74,4 +76,14 @@ def tiny_pretraining(
     )
     return ModelBundle(
         model=PretrainingModel(config).eval(), alphabet=None, input_spec=InputSpec(), provenance={}
+    )
+
+
+def tiny_masked_units(
+    conv_norm: Literal["group", "layer"] = "group", *, seed: int = 0
+) -> ModelBundle:
+    torch.manual_seed(seed)
+    config = MaskedUnitConfig(encoder=tiny_encoder(conv_norm), units=9)
+    return ModelBundle(
+        model=MaskedUnitModel(config).eval(), alphabet=None, input_spec=InputSpec(), provenance={}
     )

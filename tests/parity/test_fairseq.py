@@ -8,8 +8,8 @@ import torch
 from tests.closeness import FLOAT64, assert_close
 from tests.parity.fairseq_models import (
     ASSETS,
-    MAX_UPDATES,
     CTC,
+    MAX_UPDATES,
     PRETRAINING,
     cropped_batch,
     expected,

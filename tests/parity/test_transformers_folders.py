@@ -8,12 +8,13 @@ import pytest
 import torch
 from tests.closeness import FLOAT32, FLOAT64, assert_close
 from tests.parity.hf_models import KINDS, SMALL, make_pair, make_samples, redraw
-from tests.tiny_models import tiny_ctc, tiny_pretraining
+from tests.tiny_models import tiny_ctc, tiny_masked_units, tiny_pretraining
 from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2ForPreTraining,
+    Wav2Vec2Model,
     Wav2Vec2Processor,
 )
 
@@ -65,6 +66,25 @@ def test_transformers_loads_a_pretraining_model(tmp_path: Path, kind: Any) -> No
         output = bundle.model(samples, time_mask=mask)
     assert_close("predictions", output.predictions, expected.projected_states[mask], FLOAT64)
     assert_close("targets", output.targets, expected.projected_quantized_states[mask], FLOAT64)
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_transformers_loads_the_encoder_of_a_masked_unit_model(tmp_path: Path, kind: Any) -> None:
+    bundle = tiny_masked_units(kind)
+    redraw(bundle.model, seed=1)
+    bundle.model.double()
+    huggingface.save_huggingface(bundle, tmp_path / "model")
+    theirs, notes = Wav2Vec2Model.from_pretrained(
+        tmp_path / "model", output_loading_info=True, dtype=torch.float64
+    )
+    assert not any(notes.values()), notes
+    samples, _, _ = make_samples((3000,), seed=1)
+    with torch.no_grad():
+        expected = theirs.eval()(samples).last_hidden_state
+        frames = bundle.model.encoder(samples).frames
+        again = load.load_model(tmp_path / "model").model.encoder(samples).frames
+    assert_close("frames", frames, expected, FLOAT64)
+    assert_close("read again", again, expected, FLOAT64)
 
 
 @pytest.mark.parametrize("kind", KINDS)

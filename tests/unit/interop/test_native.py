@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_models import tiny_ctc, tiny_encoder, tiny_pretraining
+from tests.tiny_models import tiny_ctc, tiny_encoder, tiny_masked_units, tiny_pretraining
 
+import unheard
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError
 from unheard.files import sha256_file
 from unheard.interop import load, native, storage
@@ -43,7 +47,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, Any]], None]) -> No
     rehash(folder)
 
 
-@pytest.mark.parametrize("make", [tiny_ctc, tiny_pretraining])
+@pytest.mark.parametrize("make", [tiny_ctc, tiny_pretraining, tiny_masked_units])
 @pytest.mark.parametrize("kind", ["group", "layer"])
 def test_what_is_saved_comes_back(
     tmp_path: Path, make: Callable[..., ModelBundle], kind: str
@@ -61,6 +65,22 @@ def test_what_is_saved_comes_back(
     assert all(torch.equal(ours[name], stored[name]) for name in ours)
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model"]
+
+
+def test_reading_a_model_loads_no_compiler(folder: Path) -> None:
+    # Initialising weights without memory would import a second's worth of torch.
+    program = (
+        "import sys; from unheard.interop import load; load.load_model(sys.argv[1]);"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(unheard.__file__).parents[1])},
+    )
+    assert result.stdout.split() == ["False"]
 
 
 def test_a_loaded_model_owns_its_weights(folder: Path) -> None:
