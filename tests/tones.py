@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tests import recordings, small_corpora
+
 from unheard import cli, recipes
 from unheard.models.config import (
     ConvLayer,
@@ -137,10 +137,9 @@ def tiny() -> Recipe:
         validate_every_steps=10,
         checkpoint_every_seconds=1.0,
     )
-    return Recipe(
+    return replace(
+        recipes.get_recipe("nano"),
         name="tiny",
-        normalize=True,
-        filterbank=True,
         network=tiny_network(),
         pretraining=training,
         finetune=FinetuneSettings(
@@ -151,15 +150,13 @@ def tiny() -> Recipe:
         ),
         finetuning=replace(
             training,
-            budget=Budget(max_steps=200),
+            budget=Budget(max_steps=250),
             learning_rate=5e-3,
             schedule=ScheduleConfig(shape="linear", warmup=0.1),
             batch_seconds=16.0,
             clip_norm=5.0,
             validate_every_steps=50,
         ),
-        pretrain_share=0.5,
-        best_for="tests",
     )
 
 

@@ -1,3 +1,4 @@
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -45,11 +46,9 @@ def test_every_utterance_is_in_exactly_one_batch_and_batches_fit_the_budget(
 def test_batches_hold_neighbours_in_length(
     lengths: NDArray[np.int64], fit: Literal["crop", "pad"], seed: int
 ) -> None:
-    batches = plan_epoch(
-        lengths, batch_samples=3000, fit=fit, max_samples=5000, seed=seed, epoch=0
-    )
+    batches = plan_epoch(lengths, batch_samples=3000, fit=fit, max_samples=5000, seed=seed, epoch=0)
     spans = sorted((lengths[batch].min(), lengths[batch].max()) for batch in batches)
-    for (_, longest), (shortest, _) in zip(spans, spans[1:], strict=False):
+    for (_, longest), (shortest, _) in itertools.pairwise(spans):
         # Lengths are blurred by 5 % either way before they are sorted.
         assert longest * 0.95 <= shortest * 1.05 + 1e-9
 
@@ -107,9 +106,7 @@ def test_a_stored_position_is_kept_or_goes_to_the_next_epoch(epoch: int, batch: 
 
 def test_one_utterance_longer_than_a_batch_is_a_batch() -> None:
     lengths = np.array([5000], dtype=np.int64)
-    found = plan_epoch(
-        lengths, batch_samples=100, fit="pad", max_samples=10_000, seed=0, epoch=0
-    )
+    found = plan_epoch(lengths, batch_samples=100, fit="pad", max_samples=10_000, seed=0, epoch=0)
     assert [batch.tolist() for batch in found] == [[0]]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
 from tests import recordings, small_corpora
+
 from unheard.data import pcm
 from unheard.data.manifest import Utterance
 from unheard.data.pcm import PcmStore, open_store
@@ -104,9 +104,7 @@ def test_a_crop_is_normalised_by_the_whole_utterance(tmp_path: Path) -> None:
 
 
 def test_silence_can_be_normalised(tmp_path: Path) -> None:
-    store = open_store(
-        [write(tmp_path, "a.wav", np.zeros(100))], tmp_path / "store", root=tmp_path
-    )
+    store = open_store([write(tmp_path, "a.wav", np.zeros(100))], tmp_path / "store", root=tmp_path)
     assert store.normalized(0, epsilon=1e-5).tolist() == [0.0] * 100
 
 
