@@ -44,6 +44,7 @@ class PcmStore:
     Attributes:
         ids: utterance ids in order.
         num_samples: (utterances,) int64 [samples at 16 kHz].
+        sha256: of all samples.
         unreadable: utterances left out, and why.
     """
 
@@ -52,6 +53,7 @@ class PcmStore:
         self.folder = folder
         self.ids: list[str] = index["ids"]
         self.num_samples = np.asarray(index["num_samples"], dtype=np.int64)
+        self.sha256: str = index["sha256"]
         self.unreadable = [Unreadable(**row) for row in index["unreadable"]]
         self._starts = np.cumsum(self.num_samples) - self.num_samples
         self._means = np.asarray(index["means"], dtype=np.float64)

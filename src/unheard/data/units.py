@@ -100,10 +100,12 @@ def open_units(
         [encoder.num_frames(int(count)) for count in store.num_samples], dtype=np.int64
     )
     shape = (encoder.stride_samples, encoder.receptive_field_samples, units, seed)
-    content = json.dumps([*shape, store.ids, store.num_samples.tolist()]).encode()
+    content = json.dumps([*shape, store.sha256, store.num_samples.tolist()]).encode()
     fingerprint = hashlib.sha256(content).hexdigest()
     index = store.folder / "units.json"
     if not (index.exists() and read_json(index).get("fingerprint") == fingerprint):
+        # Gone first: it must never stand beside units of other settings.
+        index.unlink(missing_ok=True)
         _label_all(store, encoder, frames, units, seed, workers or os.cpu_count() or 1, progress)
         write_json_atomic(index, {"fingerprint": fingerprint, "units": units})
     return UnitStore(store.folder, frames=frames, units=units)

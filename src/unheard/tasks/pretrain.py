@@ -125,6 +125,7 @@ def pretrain(
         {
             "recordings": os.fspath(recordings),
             "preset": preset,
+            "objective": objective,
             "start": None if start is None else os.fspath(start),
             "max_minutes": max_minutes,
             "max_steps": max_steps,
