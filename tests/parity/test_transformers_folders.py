@@ -9,6 +9,7 @@ import torch
 from tests.closeness import FLOAT32, FLOAT64, assert_close
 from tests.parity.hf_models import KINDS, SMALL, make_pair, make_samples, redraw
 from tests.tiny_models import tiny_ctc, tiny_masked_units, tiny_pretraining
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
@@ -18,6 +19,7 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
+import unheard
 from unheard.audio.signal import normalize
 from unheard.interop import huggingface, load
 
@@ -134,3 +136,41 @@ def test_input_is_normalised_alike(length: int) -> None:
     theirs = Wav2Vec2FeatureExtractor(do_normalize=True)(samples, sampling_rate=16000)
     ours = normalize(samples, epsilon=huggingface.FEATURE_EPSILON)
     assert (ours == theirs.input_values[0]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("do_normalize", [False, True])
+def test_emissions_of_a_folder(tmp_path: Path, kind: str, do_normalize: bool) -> None:
+    """The public path, from raw samples: no vocabulary is needed."""
+    pair = make_pair(tmp_path, SMALL | KINDS[kind], seed=0)
+    pair.theirs.save_pretrained(tmp_path)  # in float64
+    extractor = Wav2Vec2FeatureExtractor(
+        do_normalize=do_normalize, return_attention_mask=kind != "base"
+    )
+    extractor.save_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    recordings = [
+        (0.1 * torch.randn(n, generator=generator) + 0.01).numpy() for n in (16000, 9000, 5000)
+    ]
+    model = unheard.load_model(tmp_path)
+
+    def prepared(samples: Any) -> torch.Tensor:
+        return torch.from_numpy(extractor(samples, sampling_rate=16000).input_values[0])
+
+    def theirs(inputs: list[torch.Tensor]) -> torch.Tensor:
+        mask = [torch.ones(len(one), dtype=torch.long) for one in inputs]
+        mask = pad_sequence(mask, batch_first=True) if extractor.return_attention_mask else None
+        batch = pad_sequence(inputs, batch_first=True).double()
+        with torch.no_grad():
+            logits = pair.theirs(batch, attention_mask=mask).logits
+        return torch.log_softmax(logits, dim=-1)
+
+    # Each recording is normalised, then padded, as in fairseq. The extractor given a whole batch
+    # does so with an attention mask; without, it takes padding for sound there too.
+    inputs = [prepared(recording) for recording in recordings]
+    for one, result in zip(inputs, unheard.emissions(model, recordings), strict=True):
+        assert_close("alone", result.log_probs, theirs([one])[0], FLOAT64)
+    expected = theirs(inputs)
+    for row, result in enumerate(unheard.emissions(model, recordings, padding="zeros")):
+        frames = result.log_probs.shape[0]
+        assert_close("zeros", result.log_probs, expected[row, :frames], FLOAT64)

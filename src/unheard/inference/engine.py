@@ -15,6 +15,7 @@ from unheard.decoding.emissions import Emissions
 from unheard.errors import ConfigError
 from unheard.interop.bundle import ModelBundle
 from unheard.models.ctc import CtcModel
+from unheard.text.alphabet import Alphabet
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of the matrix products; "auto" is the type of the model's weights."""
@@ -39,6 +40,7 @@ class Engine:
         precision: Precision = "auto",
         padding: Literal["masked", "zeros"] | None = None,
         batch_seconds: float | None = None,
+        writes_text: bool = True,
     ) -> None:
         """Prepare to run.
 
@@ -48,15 +50,22 @@ class Engine:
                 softmax stays in float32.
             padding: instead of the one in the model's input spec.
             batch_seconds: padded audio in one batch; None chooses by device.
+            writes_text: whether an alphabet is needed; log-probabilities can be had without.
 
         Raises:
-            ConfigError: if the model has no CTC head, or a setting is out of range.
+            ConfigError: if the model has no CTC head, or no alphabet where one is needed, or a
+                setting is out of range.
         """
-        model, alphabet = bundle.model, bundle.alphabet
-        if not isinstance(model, CtcModel) or alphabet is None:
+        model = bundle.model
+        if not isinstance(model, CtcModel):
             raise ConfigError(
                 "Cannot transcribe: expected a model with an alphabet and a CTC head, found a "
                 'pre-trained model without them. Fine-tune it first: "unheard finetune".'
+            )
+        if writes_text and bundle.alphabet is None:
+            raise ConfigError(
+                "Cannot transcribe: expected a model with an alphabet, found none. Put the "
+                "model's vocab.json beside its weights; its emissions can be had without."
             )
         if padding is not None:
             bundle = bundle.with_input_spec(padding=padding)
@@ -67,11 +76,21 @@ class Engine:
             raise ConfigError(f"batch_seconds must be more than 0, got {batch_seconds}.")
         self.bundle = bundle
         self.model = model
-        self.alphabet = alphabet
         self.spec = bundle.input_spec
         self.encoder_config = bundle.encoder_config
         self.precision: Precision = precision
         self.batch_samples = round(batch_seconds * self.spec.sample_rate)
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """Symbols of the head.
+
+        Raises:
+            ConfigError: if the model has none (see `writes_text`).
+        """
+        if self.bundle.alphabet is None:
+            raise ConfigError("This model has no alphabet: it gives emissions, not text.")
+        return self.bundle.alphabet
 
     @property
     def batch_changes_results(self) -> bool:

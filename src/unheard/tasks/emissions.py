@@ -40,7 +40,7 @@ def emissions(
     their result takes 4 bytes a frame and symbol: 7 MB an hour for an alphabet of 40 symbols.
 
     Args:
-        model: a loaded model, or what `load_model` takes.
+        model: a loaded model, or what `load_model` takes; an alphabet is not needed.
         audio: one recording (path, bytes, binary file object, `Waveform`, or samples at 16 kHz as
             a float array or tensor (samples,)), or a list or tuple of them.
         padding: how padding in a batch is treated, instead of what the model says: "masked"
@@ -57,7 +57,7 @@ def emissions(
         AudioError: if a recording cannot be read.
         ConfigError: if the model has no CTC head, or an argument is none of the above.
     """
-    engine = Engine(as_bundle(model), padding=padding)
+    engine = Engine(as_bundle(model), padding=padding, writes_text=False)
     if not isinstance(audio, list | tuple):
         return _run(engine, [cast("AudioLike", audio)])[0]
     return _run(engine, audio)
