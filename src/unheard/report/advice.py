@@ -152,17 +152,18 @@ def pretraining_made_no_difference(facts: LearnFacts) -> Advice | None:
 
 
 def pretraining_learnt_little(facts: LearnFacts) -> Advice | None:
-    """Say that the contrastive task is still near chance."""
+    """Say that the task of pre-training is still near chance."""
     run = facts.pretraining
     if run is None:
         return None
-    loss = run.last("valid", "contrastive") or run.last("train", "contrastive")
+    name = pretraining_loss(run)
+    loss = run.last("valid", name) or run.last("train", name)
     chance = chance_nats(run)
     if loss is None or chance is None or loss < 0.85 * chance:
         return None
     return Advice(
         title="Pre-train for longer",
-        reason=f"The model hardly tells a masked sound from others yet: {significant(loss)} nats, "
+        reason=f"The model hardly knows a masked sound from others yet: {significant(loss)} nats, "
         f"where guessing gives {significant(chance)}. A start from a pre-trained model (--start) "
         "saves this part altogether.",
         weight=76,
@@ -389,8 +390,19 @@ def good_enough(facts: LearnFacts) -> Advice | None:
     )
 
 
+def pretraining_loss(run: RunFacts) -> str:
+    """Name of the figure that pre-training lowers: "contrastive" or, with units, "masked"."""
+    return "masked" if run.series("train", "masked") else "contrastive"
+
+
 def chance_nats(run: RunFacts) -> float | None:
-    """Contrastive loss of pure guessing, ln(1 + distractors) [nats], or None when not known."""
+    """Loss of pure guessing [nats], or None when not known.
+
+    It is ln(1 + distractors) of the contrastive objective, ln(units) of masked units.
+    """
+    if pretraining_loss(run) == "masked":
+        units = find_number(run.config, "units")
+        return None if units is None else math.log(units)
     distractors = find_number(run.config, "distractors")
     return None if distractors is None else math.log1p(distractors)
 

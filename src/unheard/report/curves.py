@@ -8,6 +8,7 @@ from unheard.report.facts import LearnFacts, RunFacts, number
 from unheard.report.markup import Content, Html, join, quiet, speech, table, tag
 from unheard.report.numbers import percent, significant
 
+PRETRAINING_NUMBERS = ("accuracy", "code_perplexity", "grad_norm")
 SAMPLES_SHOWN = 3
 SAMPLE_STEPS_SHOWN = 8
 
@@ -18,11 +19,8 @@ def training(facts: LearnFacts) -> Html:
     parts: list[Content] = [tag("h3", "Learning to listen (pre-training)")]
     if facts.pretraining is not None:
         parts.append(_charts(_pretraining_charts(facts.pretraining)))
-        parts.append(
-            _numbers_table(
-                facts.pretraining, ("contrastive", "accuracy", "code_perplexity", "grad_norm")
-            )
-        )
+        names = (advice.pretraining_loss(facts.pretraining), *PRETRAINING_NUMBERS)
+        parts.append(_numbers_table(facts.pretraining, names))
     elif isinstance(start, str) and start:
         parts.append(quiet(f"None here: this run started from the model {start}."))
     else:
@@ -43,17 +41,21 @@ def _charts(charts: Iterable[plots.Chart]) -> Html:
 
 
 def _pretraining_charts(run: RunFacts) -> list[plots.Chart]:
-    """Contrastive loss, accuracy, code perplexity, learning rate, gradient norm, speed."""
+    """Loss and accuracy on masked frames, code perplexity, learning rate, gradient norm, speed."""
     chance, codes = advice.chance_nats(run), advice.code_count(run)
     guess = () if chance is None else (plots.Level(name="guessing", value=chance),)
     most = () if codes is None else (plots.Level(name="all codes", value=codes),)
-    return [
+    loss = advice.pretraining_loss(run)
+    contrasts = loss == "contrastive"
+    charts = [
         plots.Chart(
-            title="Contrastive loss",
+            title="Contrastive loss" if contrasts else "Loss on masked units",
             unit="nats",
-            series=_both(run, "contrastive"),
+            series=_both(run, loss),
             levels=guess,
-            note="How hard it is to tell the masked sound from others of the same recording.",
+            note="How hard it is to tell the masked sound from others of the same recording."
+            if contrasts
+            else "How hard it is to say which kind of sound was masked.",
         ),
         plots.Chart(
             title="Accuracy",
@@ -64,16 +66,19 @@ def _pretraining_charts(run: RunFacts) -> list[plots.Chart]:
             tick=_percent_tick,
             note="How often the right sound scores highest.",
         ),
-        plots.Chart(
-            title="Code perplexity",
-            unit="codes in use, all groups",
-            series=_both(run, "code_perplexity"),
-            levels=most,
-            from_zero=True,
-            note="A fall towards few codes is a collapse.",
-        ),
-        *_optimiser_charts(run),
     ]
+    if contrasts:
+        charts.append(
+            plots.Chart(
+                title="Code perplexity",
+                unit="codes in use, all groups",
+                series=_both(run, "code_perplexity"),
+                levels=most,
+                from_zero=True,
+                note="A fall towards few codes is a collapse.",
+            )
+        )
+    return [*charts, *_optimiser_charts(run)]
 
 
 def _finetuning_charts(run: RunFacts, scratch: RunFacts | None) -> list[plots.Chart]:

@@ -121,7 +121,7 @@ def learn(
             the size of `start`.
         objective: what to pre-train by; the preset's own by default.
         pretraining: pre-train before fine-tuning (when there is no `start`).
-        compare_scratch: fine-tune from random weights too, for as long, and compare.
+        compare_scratch: fine-tune from random weights too, for as many updates, and compare.
         max_minutes: time for all of it [minutes]; the presets' own times by default.
         pretrain_minutes: time for pre-training [minutes], instead of a share of `max_minutes`.
         finetune_minutes: time for each fine-tuning [minutes], likewise.
@@ -216,14 +216,16 @@ def learn(
             stages.run("pretrain", listen)
             bundle = load_model(folder / "pretrained")
 
-        def write_from(run: str, model: Path, first: ModelBundle | None) -> None:
+        def write_from(
+            run: str, model: Path, first: ModelBundle | None, config: TrainingConfig
+        ) -> None:
             finetune_utterances(
                 data["train"],
                 data["valid"],
                 recipe,
                 run_folder=folder / run,
                 model_folder=model,
-                config=_timed(recipe, "finetuning", minutes["finetune"], seed),
+                config=config,
                 start=first,
                 normalizer=normalizer,
                 device=place,
@@ -231,10 +233,14 @@ def learn(
             )
             forget_decoded(folder / run / "decoded")
 
-        stages.run("finetune", lambda: write_from("finetune", folder / "model", bundle))
+        config = _timed(recipe, "finetuning", minutes["finetune"], seed)
+        stages.run("finetune", lambda: write_from("finetune", folder / "model", bundle, config))
         if compare_scratch:
+            # As many updates, not as many minutes: another job on the machine must not decide.
+            steps = read_json(folder / "finetune" / "result.json")["steps"]
+            equal = replace(config, budget=Budget(max_steps=steps))
             scratch_model = folder / "scratch" / "model"
-            stages.run("scratch", lambda: write_from("scratch", scratch_model, None))
+            stages.run("scratch", lambda: write_from("scratch", scratch_model, None, equal))
         result = _measure(folder, stages, has_test=bool(data["test"]), scratch=compare_scratch)
         stages.finish(result)
         stages.run("report", lambda: write_report(folder), again=True)

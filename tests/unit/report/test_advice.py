@@ -141,6 +141,19 @@ CASES = [
         },
     ),
     (
+        advice.pretraining_learnt_little,
+        {
+            "pretraining": RunFacts(
+                train=curve("train", 4.6, 4.3, name="masked"), config={"units": 100}
+            )
+        },
+        {
+            "pretraining": RunFacts(
+                train=curve("train", 4.6, 3.5, name="masked"), config={"units": 100}
+            )
+        },
+    ),
+    (
         advice.codes_collapsed,
         {
             "pretraining": RunFacts(
