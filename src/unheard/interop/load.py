@@ -14,6 +14,9 @@ from unheard.interop.bundle import ModelBundle
 HUB_PREFIX = "hf:"
 """Says that a name is meant on the Hugging Face hub, whatever lies in the current folder."""
 
+RESULT_FOLDER = "model"
+"""Where the folder that a training verb wrote to keeps its model."""
+
 
 def load_model(
     source: str | os.PathLike[str] | ModelBundle,
@@ -24,7 +27,7 @@ def load_model(
     """Load a model.
 
     Args:
-        source: a folder (ours, or one of transformers), a name on the Hugging Face hub such as
+        source: a folder (ours, one of transformers, or what `learn` wrote to), a name on the Hugging Face hub such as
             "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded model, which is
             put onto the device.
         device: where the weights go.
@@ -71,8 +74,9 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         return huggingface.fetch(name.removeprefix(HUB_PREFIX))
     path = Path(name)
     if path.is_dir():
-        if (path / storage.CONFIG_FILE).is_file() or _is_native(path):
-            return path, {"source": str(path)}
+        for folder in (path, path / RESULT_FOLDER):
+            if (folder / storage.CONFIG_FILE).is_file() or _is_native(folder):
+                return folder, {"source": str(folder)}
         hint = ""
         if isinstance(source, str) and huggingface.is_hub_name(name):
             hint = f' If the model of that name on the hub is meant, write "{HUB_PREFIX}{name}".'

@@ -14,6 +14,7 @@ import torch
 
 import unheard
 from unheard.config import from_dict
+from unheard.data.audit import audit
 from unheard.data.corpora import scan_source
 from unheard.data.manifest import Utterance, write_manifest
 from unheard.data.pcm import open_store
@@ -21,13 +22,15 @@ from unheard.errors import ConfigError
 from unheard.files import locked, read_json, write_json_atomic
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
+from unheard.models.config import EncoderConfig
 from unheard.recipes import Objective, Recipe, get_recipe
 from unheard.report.html import write_report
 from unheard.tasks.evaluate import Evaluation, evaluate
 from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for
 from unheard.tasks.pretrain import pretrain_store
 from unheard.tasks.runs import absolute, choose_device, forget_decoded, show_decoding
-from unheard.tasks.scan import scan
+from unheard.tasks.scan import SETS, scan
+from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import PairedDifference, Rate, paired_bootstrap
 from unheard.training.config import TrainingConfig
 from unheard.training.schedule import Budget
@@ -179,6 +182,8 @@ def learn(
             _scan_more(more_recordings, folder)
 
         stages.run("scan", scan_all)
+        encoder = recipe.network.encoder if bundle is None else bundle.encoder_config
+        stages.run("audit", lambda: _audit(folder, encoder, normalizer, quiet=quiet))
         data = {
             name: absolute(folder / "data" / f"{name}.jsonl")
             for name in ("train", "valid", "test", "unlabelled", "more")
@@ -418,6 +423,18 @@ def _timed(recipe: Recipe, stage: str, minutes: float | None, seed: int) -> Trai
     config = recipe.pretraining if stage == "pretraining" else recipe.finetuning
     budget = config.budget if minutes is None else Budget(max_minutes=minutes)
     return replace(config, budget=budget, seed=seed)
+
+
+def _audit(folder: Path, encoder: EncoderConfig, normalizer: str, *, quiet: bool) -> None:
+    """Look the data over with the eyes of the network that is to learn it; say what is grave."""
+    sets = {name: absolute(folder / "data" / f"{name}.jsonl") for name in SETS}
+    texts = [utterance.text for utterance in sets["train"] if utterance.text]
+    alphabet = Alphabet.from_texts(texts, normalizer=normalizer) if texts else None
+    found = audit(sets, alphabet, encoder.num_frames, normalizer=normalizer)
+    write_json_atomic(folder / "data" / "audit.json", found.to_dict())
+    for finding in found.findings:
+        if not quiet and finding.severity != "note":
+            print(f"{finding.severity}: {finding.message}", file=sys.stderr)
 
 
 def _scan_more(sources: Sequence[str | os.PathLike[str]], folder: Path) -> None:
