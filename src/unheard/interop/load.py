@@ -27,9 +27,9 @@ def load_model(
     """Load a model.
 
     Args:
-        source: a folder (ours, one of transformers, or what `learn` wrote to), a name on the Hugging Face hub such as
-            "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded model, which is
-            put onto the device.
+        source: a folder (ours, one of transformers, or the one that `learn` wrote to), a name on
+            the Hugging Face hub such as "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or
+            a loaded model, which is put onto the device.
         device: where the weights go.
         dtype: type of the weights; None keeps float64 and makes everything else float32.
 
