@@ -1,7 +1,4 @@
-"""Time from start to end of `unheard --help` and `import unheard`, each in a fresh process.
-
-    python benchmarks/startup.py
-"""
+"""Time from start to end of `unheard --help` and `import unheard`, each in a fresh process."""
 
 import statistics
 import subprocess

@@ -216,16 +216,19 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_real_interrupt_ends_with_130() -> None:
-XX, flush=True)\n"
+    # What a shell starts in the background ignores interrupts, and so do its children.
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from unheard import cli\n"
+        "def run(words):\n"
+        "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
         "cli.VERBS['learn'] = cli.Verb(summary='', run=run, resumes=True)\n"
         "sys.exit(cli.main(['learn', 'r']))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.readline()
