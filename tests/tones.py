@@ -48,6 +48,11 @@ def say(text: str, *, pitch: float, generator: np.random.Generator) -> NDArray[n
     return (samples + 0.003 * generator.standard_normal(len(samples))).astype(np.float32)
 
 
+def write_wav(path: Path, samples: NDArray[np.float32]) -> None:
+    """Write a 16-bit file without waiting for the disk."""
+    small_corpora.text(path, recordings.wav(recordings.pcm16(samples[None]), rate=RATE))
+
+
 def draw_text(generator: np.random.Generator) -> str:
     """Draw two words of two to four letters."""
     letters = list(TONES_HZ)
@@ -95,8 +100,7 @@ def write_corpus(
 
 def _write(path: Path, text: str, speaker: str, generator: np.random.Generator) -> None:
     pitch = 0.96 + 0.02 * (sum(speaker.encode()) % 5)
-    samples = say(text, pitch=pitch, generator=generator)
-    small_corpora.text(path, recordings.wav(recordings.pcm16(samples[None]), rate=RATE))
+    write_wav(path, say(text, pitch=pitch, generator=generator))
 
 
 def tiny_network() -> PretrainingConfig:

@@ -222,7 +222,10 @@ class CheckpointFolder:
         steps = self.steps()
         saved = steps.index(path)
         for old in [*steps[: max(0, saved + 1 - self.keep)], *steps[saved + 1 :]]:
-            shutil.rmtree(old, ignore_errors=True)
+            # Under another name first: a half-deleted folder must not look like a checkpoint.
+            gone = old.with_name(f".{old.name}.gone-{os.getpid()}")
+            old.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
         return path
 
     def load_newest(
@@ -251,7 +254,9 @@ class CheckpointFolder:
         return None
 
     def _sweep(self) -> None:
-        """Tidy up after processes that were killed while they saved."""
+        """Tidy up after processes that were killed while they saved or deleted."""
+        for gone in self.folder.glob(".step_*.gone-*"):
+            shutil.rmtree(gone, ignore_errors=True)
         for stale in [*self.folder.glob(".step_*.tmp-*"), *self.folder.glob(".step_*.old-*")]:
             restore_replaced(self.folder / stale.name[1:].split(".")[0])
 

@@ -455,20 +455,26 @@ def _mean(values: Iterator[float]) -> float:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; the second acts as it always does."""
+    """Turn the first SIGINT or SIGTERM into an event; the second acts as it always does.
+
+    A signal that this process was told to ignore, as `nohup` does, stays ignored.
+    """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested
         return
-    names = [signal.SIGINT, signal.SIGTERM]
-    previous: Mapping[signal.Signals, object] = {name: signal.getsignal(name) for name in names}
+    previous: Mapping[signal.Signals, object] = {
+        name: handler
+        for name in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(name)) is not signal.SIG_IGN
+    }
 
     def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         requested.set()
         for name, handler in previous.items():
             signal.signal(name, handler)  # pyright: ignore[reportArgumentType]
 
-    for name in names:
+    for name in previous:
         signal.signal(name, request)
     try:
         yield requested

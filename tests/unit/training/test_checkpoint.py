@@ -262,7 +262,7 @@ def test_a_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
 
 def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     checkpoints = save_steps(tmp_path, [1])
-    for name in (".step_00000002.tmp-77", ".step_00000001.old-78"):
+    for name in (".step_00000002.tmp-77", ".step_00000001.old-78", ".step_00000000.gone-79"):
         shutil.copytree(tmp_path / "step_00000001", tmp_path / name)
     model, optimizer = trained()
     checkpoints.load_newest(model=model, optimizer=optimizer)
@@ -279,6 +279,17 @@ def test_a_process_killed_between_two_renames_loses_nothing(tmp_path: Path) -> N
     assert state is not None
     assert state.step == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def test_a_half_deleted_checkpoint_does_not_look_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a process killed while it deleted the oldest left a part under its name."""
+    save_steps(tmp_path, [1, 2])
+    model, optimizer = trained(3)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    CheckpointFolder(tmp_path).save(model=model, optimizer=optimizer, state=replace(STATE, step=3))
+    assert [path.name[-1] for path in CheckpointFolder(tmp_path).steps()] == ["2", "3"]
 
 
 @pytest.mark.parametrize("fault", ["save_file", "sha256_file", "_flush"])
