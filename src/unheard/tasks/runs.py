@@ -145,8 +145,10 @@ def report_unreadable(unreadable: Sequence[Unreadable], folder: Path) -> None:
         path.unlink(missing_ok=True)
         return
     write_jsonl_atomic(path, [asdict(one) for one in unreadable])
+    count = len(unreadable)
+    plural = "s" if count > 1 else ""
     print(
-        f"{len(unreadable)} recordings could not be decoded and are left out; {path} names them.",
+        f"{count} recording{plural} could not be decoded and left out; {path} names what and why.",
         file=sys.stderr,
     )
 
