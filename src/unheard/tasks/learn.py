@@ -16,7 +16,7 @@ import unheard
 from unheard.config import from_dict
 from unheard.data.audit import audit
 from unheard.data.corpora import scan_source
-from unheard.data.manifest import Utterance, write_manifest
+from unheard.data.manifest import write_manifest
 from unheard.data.pcm import open_store
 from unheard.errors import ConfigError
 from unheard.files import locked, read_json, write_json_atomic
@@ -184,10 +184,7 @@ def learn(
         stages.run("scan", scan_all)
         encoder = recipe.network.encoder if bundle is None else bundle.encoder_config
         stages.run("audit", lambda: _audit(folder, encoder, normalizer, quiet=quiet))
-        data = {
-            name: absolute(folder / "data" / f"{name}.jsonl")
-            for name in ("train", "valid", "test", "unlabelled", "more")
-        }
+        data = {name: absolute(folder / "data" / f"{name}.jsonl") for name in SETS}
         minutes = stages.minutes(
             recipe,
             max_minutes=max_minutes,
@@ -201,7 +198,7 @@ def learn(
             def listen() -> None:
                 decoded = folder / "pretrain" / "decoded"
                 store = open_store(
-                    [*data["train"], *data["unlabelled"], *data["more"]],
+                    [*data["train"], *data["unlabelled"]],
                     decoded,
                     root=Path(),
                     progress=None if quiet else show_decoding,
@@ -438,25 +435,20 @@ def _audit(folder: Path, encoder: EncoderConfig, normalizer: str, *, quiet: bool
 
 
 def _scan_more(sources: Sequence[str | os.PathLike[str]], folder: Path) -> None:
-    """List further recordings in data/more.jsonl, without those that are held out."""
-    held_out = {
-        utterance.audio
-        for name in ("valid", "test")
-        for utterance in absolute(folder / "data" / f"{name}.jsonl")
-    }
-    listed = {
-        utterance.audio
-        for name in ("train", "unlabelled")
-        for utterance in absolute(folder / "data" / f"{name}.jsonl")
-    }
-    found: list[Utterance] = []
+    """Add further recordings to data/unlabelled.jsonl, without any that is listed already."""
+    sets = {name: absolute(folder / "data" / f"{name}.jsonl") for name in SETS}
+    listed = {utterance.audio for members in sets.values() for utterance in members}
+    found, stretches = sets["unlabelled"], set[tuple[str, int, int]]()
     for number, source in enumerate(sources):
         extracted = folder / "data" / f"more-{number}"
         for utterance in scan_source(source, exclude=[folder], extract_to=extracted).utterances:
-            if utterance.audio in held_out or utterance.audio in listed:
-                continue
-            found.append(replace(utterance, id=f"more-{number}/{utterance.id}", text=None))
-    write_manifest(folder / "data" / "more.jsonl", found)
+            stretch = (utterance.audio, utterance.start, utterance.num_samples)
+            if utterance.audio not in listed and stretch not in stretches:
+                stretches.add(stretch)
+                name = f"more-{number}/{utterance.id}"
+                found.append(replace(utterance, id=name, text=None))
+    if sources:
+        write_manifest(folder / "data" / "unlabelled.jsonl", found)
 
 
 def _text(value: str | os.PathLike[str] | float | None) -> str | float | None:
