@@ -288,8 +288,11 @@ class _Stages:
         self._quiet = quiet
         self._data: dict[str, Any] = {"request": request, "stages": {}, "result": {}}
         if self._path.exists():
-            self._data = read_json(self._path)
-            self._refuse_other(folder, request)
+            before = read_json(self._path)
+            # Before anything was done, a repeated command may correct what stopped the first.
+            if any(stage["state"] == "done" for stage in before["stages"].values()):
+                self._data = before
+                self._refuse_other(folder, request)
         self._data["request"]["command"] = shlex.join(["unheard", *sys.argv[1:]])
         self._write()
 
