@@ -4,11 +4,12 @@ Source: Baevski et al. 2020, sec. 2 "Feature encoder"; fairseq models/wav2vec/wa
 `ConvFeatureExtractionModel` @ 3d262bb.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from unheard.models.config import ConvLayer, EncoderConfig
 from unheard.models.strided_conv import strided_conv
@@ -133,17 +134,76 @@ class TimeNorm(nn.Module):
             frames: (batch, time, channels).
             lengths: (batch,) real frames, or None to count every frame.
         """
-        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
-        if lengths is None:
-            variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
-        else:
+        is_padding = None
+        if lengths is not None:
             is_padding = padding_mask(lengths, frames.shape[1])[:, :, None]
-            count = lengths.clamp_min(1).to(wide.dtype)[:, None, None]
-            mean = wide.masked_fill(is_padding, 0).sum(dim=1, keepdim=True) / count
-            variance = (wide - mean).masked_fill(is_padding, 0).square().sum(dim=1, keepdim=True)
-            variance = variance / count
+        if not torch.is_inference_mode_enabled():
+            return _NormalizeOverTime.apply(
+                frames, self.weight, self.bias, lengths, is_padding, self.epsilon
+            )
+        # In place: this is the largest tensor of the network, and nobody needs it unnormed.
+        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
+        if lengths is None or is_padding is None:
+            variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
+            wide.sub_(mean)
+        else:
+            wide.sub_(_mean_over_time(wide, lengths, is_padding))
+            variance = _mean_over_time(wide.square(), lengths, is_padding)
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
-        if torch.is_inference_mode_enabled():
-            # In place: this is the largest tensor of the network, and nobody needs it unnormed.
-            return wide.sub_(mean).mul_(scale).add_(self.bias).to(frames.dtype)
-        return ((wide - mean) * scale + self.bias).to(frames.dtype)
+        return wide.mul_(scale).add_(self.bias).to(frames.dtype)
+
+
+class _NormalizeOverTime(torch.autograd.Function):
+    """The norm with its gradient written out, which takes a third of the passes over memory.
+
+    With x' the normalised frames, s = weight / deviation, g the gradient of the output, and sums
+    over all n real frames: the gradient of a real frame is s (g - (sum g + x' sum g x') / n), that
+    of padding s g.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        frames: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        lengths: Tensor | None,
+        is_padding: Tensor | None,
+        epsilon: float,
+    ) -> Tensor:
+        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
+        normed = wide - _mean_over_time(wide, lengths, is_padding)
+        variance = _mean_over_time(normed.square(), lengths, is_padding)
+        inverse = torch.rsqrt(variance + epsilon)
+        normed.mul_(inverse)
+        ctx.save_for_backward(normed, weight, inverse, lengths, is_padding)
+        return torch.addcmul(bias, normed, weight).to(frames.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        normed, weight, inverse, lengths, is_padding = ctx.saved_tensors
+        wide = grad.to(normed.dtype)
+        sums = wide.sum(dim=1, keepdim=True)
+        products = (wide * normed).sum(dim=1, keepdim=True)
+        scale = weight * inverse
+        common = torch.addcmul(sums, normed, products)
+        if lengths is None or is_padding is None:
+            common.div_(normed.shape[1])
+        else:
+            common.div_(_counts(lengths, normed.dtype)).masked_fill_(is_padding, 0)
+        grad_frames = common.neg_().add_(wide).mul_(scale).to(grad.dtype)
+        return grad_frames, products.sum(dim=(0, 1)), sums.sum(dim=(0, 1)), None, None, None
+
+
+def _mean_over_time(frames: Tensor, lengths: Tensor | None, is_padding: Tensor | None) -> Tensor:
+    """Mean of (batch, time, channels) over real frames, (batch, 1, channels)."""
+    if lengths is None or is_padding is None:
+        return frames.mean(dim=1, keepdim=True)
+    total = frames.masked_fill(is_padding, 0).sum(dim=1, keepdim=True)
+    return total / _counts(lengths, frames.dtype)
+
+
+def _counts(lengths: Tensor, dtype: torch.dtype) -> Tensor:
+    """Lengths to divide by, (batch, 1, 1)."""
+    return lengths.clamp_min(1).to(dtype)[:, None, None]
