@@ -33,7 +33,7 @@ from unheard.training.checkpoint import verify_checkpoint
 from unheard.training.loop import Interrupted, Validation, train
 from unheard.training.schedule import Budget
 
-pytestmark = pytest.mark.usefixtures("interruptible")
+pytestmark = pytest.mark.usefixtures("interruptible", "one_thread")
 LAST = "checkpoints/step_00000012"
 
 
@@ -43,6 +43,15 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def one_thread():
+    """Sum in the same order as the processes that a test starts, which have one thread each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
