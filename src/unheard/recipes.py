@@ -81,7 +81,7 @@ class Recipe:
 
 
 def nano() -> Recipe:
-    """A network of 1.1 million parameters that learns something within minutes on two cores."""
+    """A network of 1.0 million parameters that learns something within minutes on two cores."""
     return Recipe(
         name="nano",
         normalize=True,
@@ -99,7 +99,7 @@ def nano() -> Recipe:
 
 
 def mini() -> Recipe:
-    """A network of 5.6 million parameters for a laptop."""
+    """A network of 5.3 million parameters for a laptop."""
     return Recipe(
         name="mini",
         normalize=True,

@@ -178,8 +178,8 @@ def _attend(
 ) -> Tensor:
     """Scaled dot-product attention on (batch, heads, frames, head_dim).
 
-    On the CPU two explicit matrix products are faster than the fused kernel in bfloat16
-    (benchmarks/notes/attention.md), elsewhere the fused kernel is used.
+    On the CPU two explicit matrix products are faster than the fused kernel in bfloat16; elsewhere
+    the fused kernel is used.
     """
     if query.device.type != "cpu":
         visible = None if hidden is None else ~hidden
