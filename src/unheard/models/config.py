@@ -57,6 +57,9 @@ class EncoderConfig:
     """Probability of skipping a whole Transformer layer in training (encoder_layerdrop)."""
     feature_grad_scale: float = 1.0
     """Factor on the gradient that enters the convolutions; 0 freezes them (feature_grad_mult)."""
+    adapter_dim: int = 0
+    """Width of the language adapter after each Transformer layer; 0 without (adp_dim). Only
+    networks with norm_first have them: Pratap et al. 2023 (MMS), sec. 5.1."""
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -79,6 +82,11 @@ class EncoderConfig:
         if min(self.dim, self.ffn_dim, self.layers, self.heads, self.positional_kernel) < 1:
             raise ConfigError(
                 "dim, ffn_dim, layers, heads and positional_kernel must be at least 1."
+            )
+        if self.adapter_dim < 0 or (self.adapter_dim and not self.norm_first):
+            raise ConfigError(
+                "adapter_dim must be 0, or at least 1 in a network with norm_first, got "
+                f"{self.adapter_dim} and norm_first {self.norm_first}."
             )
 
     @property
@@ -189,3 +197,60 @@ class CtcConfig:
         default_factory=lambda: MaskingConfig(time_probability=0.0, channel_probability=0.0)
     )
     """Spans masked in training, as in fine-tuning of Baevski et al. 2020, sec. 4.3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOnlyConfig:
+    """An encoder and nothing else: features for other programs, or a start for training."""
+
+    encoder: EncoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceClassifierConfig:
+    """An encoder that names one class for a whole utterance (language, emotion, keyword)."""
+
+    encoder: EncoderConfig
+    classes: int
+    projection_dim: int = 256
+    weighted_layers: bool = False
+    """Whether the head sees a learnt mixture of all layers instead of the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameClassifierConfig:
+    """An encoder that scores classes at every frame (who speaks when)."""
+
+    encoder: EncoderConfig
+    classes: int
+    weighted_layers: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TdnnLayer:
+    """One time-delay layer: a dilated convolution over frames."""
+
+    channels: int
+    kernel: int
+    dilation: int
+
+
+XVECTOR_LAYERS = (
+    TdnnLayer(channels=512, kernel=5, dilation=1),
+    TdnnLayer(channels=512, kernel=3, dilation=2),
+    TdnnLayer(channels=512, kernel=3, dilation=3),
+    TdnnLayer(channels=512, kernel=1, dilation=1),
+    TdnnLayer(channels=1500, kernel=1, dilation=1),
+)
+"""Snyder et al. 2018, table 1, as transformers has it (tdnn_dim, tdnn_kernel, tdnn_dilation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerConfig:
+    """An encoder with an x-vector head: one vector a recording that tells speakers apart."""
+
+    encoder: EncoderConfig
+    classes: int
+    layers: tuple[TdnnLayer, ...] = XVECTOR_LAYERS
+    embedding_dim: int = 512
+    weighted_layers: bool = False
