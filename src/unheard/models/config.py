@@ -254,3 +254,23 @@ class SpeakerConfig:
     layers: tuple[TdnnLayer, ...] = XVECTOR_LAYERS
     embedding_dim: int = 512
     weighted_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ConfigError("layers must name at least one time-delay layer, got none.")
+        for number, layer in enumerate(self.layers):
+            if min(layer.channels, layer.kernel, layer.dilation) < 1:
+                raise ConfigError(
+                    f"channels, kernel and dilation of layers[{number}] must be at least 1, got "
+                    f"{layer}."
+                )
+
+    @property
+    def context_frames(self) -> int:
+        """Frames that the time-delay layers take in beyond those that they give."""
+        return sum((layer.kernel - 1) * layer.dilation for layer in self.layers)
+
+    @property
+    def frames_needed(self) -> int:
+        """Fewest frames of the encoder of which a vector can be made: a deviation takes two."""
+        return self.context_frames + 2

@@ -125,6 +125,9 @@ class TransformerLayer(nn.Module):
         self.inner = nn.Linear(config.dim, config.ffn_dim)
         self.outer = nn.Linear(config.ffn_dim, config.dim)
         self.ffn_norm = nn.LayerNorm(config.dim, eps=config.norm_epsilon)
+        self.adapter = (
+            LanguageAdapter(config.dim, width=config.adapter_dim) if config.adapter_dim else None
+        )
         for linear in (self.inner, self.outer):
             init_linear(linear)
 
@@ -133,7 +136,8 @@ class TransformerLayer(nn.Module):
         if self.norm_first:
             attended = self.attention(self.attention_norm(frames), is_padding)
             frames = frames + F.dropout(attended, self.dropout, self.training)
-            return frames + self._feed_forward(self.ffn_norm(frames))
+            frames = frames + self._feed_forward(self.ffn_norm(frames))
+            return frames if self.adapter is None else frames + self.adapter(frames)
         attended = self.attention(frames, is_padding)
         frames = self.attention_norm(frames + F.dropout(attended, self.dropout, self.training))
         return self.ffn_norm(frames + self._feed_forward(frames))
@@ -142,6 +146,29 @@ class TransformerLayer(nn.Module):
         hidden = F.gelu(self.inner(frames))
         hidden = F.dropout(hidden, self.activation_dropout, self.training)
         return F.dropout(self.outer(hidden), self.dropout, self.training)
+
+
+class LanguageAdapter(nn.Module):
+    """A bottleneck of its own for each language, whose output is added to that of its layer.
+
+    Source: Pratap et al. 2023 (MMS), sec. 5.1; fairseq models/wav2vec/wav2vec2.py
+    `AdapterFast` @ 3d262bb; transformers 5.23 `Wav2Vec2AttnAdapterLayer`. Both give its norm the
+    epsilon 1e-5, whatever the network's is. It starts by adding nothing (Houlsby et al. 2019,
+    sec. 2.1), where theirs disturb the network until they are trained.
+    """
+
+    def __init__(self, dim: int, *, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        self.down = nn.Linear(dim, width)
+        self.up = nn.Linear(width, dim)
+        init_linear(self.down)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (batch, frames, dim) to what is added to it."""
+        return self.up(F.relu(self.down(self.norm(frames))))
 
 
 class SelfAttention(nn.Module):
