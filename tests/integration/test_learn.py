@@ -19,6 +19,7 @@ import unheard
 from unheard import recipes
 from unheard.errors import ConfigError
 from unheard.files import read_json, read_jsonl
+from unheard.models.config import MaskedUnitConfig
 from unheard.tasks import learn as learn_module
 from unheard.tasks.finetune import finetune
 from unheard.tasks.learn import LearnResult, learn
@@ -301,6 +302,44 @@ def test_a_hugging_face_model_goes_on_with_pretraining(
     assert unheard.load_model(result.model).provenance["parent"]["source"] == str(
         hugging_face_folder
     )
+
+
+def test_a_second_round_learns_clusters_of_a_hidden_layer(job: Job, tmp_path: Path) -> None:
+    first = pretrain(job.corpus.recordings, out=tmp_path / "1", preset="brief", quiet=True)
+    second = pretrain(
+        job.corpus.recordings,
+        out=tmp_path / "2",
+        preset="brief",
+        start=first.model,
+        units_from=first.model,
+        units_layer=1,
+        units=11,
+        quiet=True,
+    )
+    model = unheard.load_model(second.model)
+    assert isinstance(model.config, MaskedUnitConfig)
+    assert model.config.units == 11
+    assert model.provenance["units_from"]["task"] == "pretrain"
+    with pytest.raises(ConfigError, match="units_layer"):
+        pretrain(job.corpus.recordings, out=tmp_path / "3", preset="brief", units_layer=1)
+    with pytest.raises(ConfigError, match="expected 0 to"):
+        pretrain(
+            job.corpus.recordings,
+            out=tmp_path / "4",
+            preset="brief",
+            units_from=first.model,
+            units_layer=9,
+        )
+
+
+def test_pretraining_says_what_it_could_not_use(job: Job, tmp_path: Path) -> None:
+    """Regression: recordings outside their folder were left out without a word."""
+    table = tmp_path / "data" / "table.jsonl"
+    recording = next(job.corpus.recordings.rglob("*.wav"))
+    small_corpora.text(table, json.dumps({"id": "1", "audio": str(recording)}) + "\n")
+    with pytest.raises(ConfigError, match=r"1 of them outside.*skipped\.jsonl"):
+        pretrain(table, out=tmp_path / "p", preset="brief", quiet=True)
+    assert read_jsonl(tmp_path / "p" / "skipped.jsonl")[0]["reason"] == "outside"
 
 
 def test_the_stages_alone_are_refused_with_other_settings_and_not_done_twice(

@@ -1,6 +1,8 @@
 """The verb `pretrain`: recordings in, a network that has learnt to listen out."""
 
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +15,21 @@ from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.data.corpora import scan_source
 from unheard.data.dataset import AudioBatch, UnlabelledSource, crop_batch
+from unheard.data.manifest import Skip
 from unheard.data.pcm import PcmStore, open_store
-from unheard.data.units import UnitStore, open_units
+from unheard.data.units import CepstralFeatures, UnitStore, open_units
 from unheard.errors import ConfigError
-from unheard.files import read_json, write_json_atomic
+from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
+from unheard.inference.hidden_features import HiddenFeatures
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
 from unheard.interop.native import save_model
-from unheard.models.config import EncoderConfig, MaskedUnitConfig, PretrainingConfig
+from unheard.models.config import (
+    EncoderConfig,
+    MaskedUnitConfig,
+    PretrainingConfig,
+    QuantizerConfig,
+)
 from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 from unheard.objectives.contrastive import contrastive_objective
@@ -37,12 +46,17 @@ from unheard.tasks.runs import (
     show_labelling,
     start_weights,
 )
+from unheard.tasks.scan import count_failed, nothing_found
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.checkpoint import load_checkpoint
 from unheard.training.config import TrainingConfig
 from unheard.training.loop import Objective as TrainingObjective
 from unheard.training.loop import TrainingResult, Validation, train
 from unheard.training.precision import autocast, resolve_precision
+
+TEACHER_DEPTH = 2 / 3
+"""How far up in a model the layer lies whose clusters are the units; the last ones are already
+bent to their own targets."""
 
 VALID_SHARE = 0.02
 """Of the recordings, held out to see whether what is learnt holds elsewhere."""
@@ -89,6 +103,9 @@ def pretrain(
     preset: str = "mini",
     objective: Objective | None = None,
     start: str | os.PathLike[str] | None = None,
+    units_from: str | os.PathLike[str] | None = None,
+    units_layer: int | None = None,
+    units: int | None = None,
     max_minutes: float | None = None,
     max_steps: int | None = None,
     seed: int = 0,
@@ -105,6 +122,11 @@ def pretrain(
         preset: network and settings: nano, mini, base or large.
         objective: what to learn by; the preset's own by default.
         start: a pre-trained model to go on from instead of random weights.
+        units_from: a trained model; the units to predict are clusters of what its hidden layer
+            makes of the recordings, instead of cepstra: the next round of HuBERT. Its frames must
+            lie as those of the network.
+        units_layer: which of its Transformer layers; by default two thirds of the way up.
+        units: number of clusters; the preset's own by default.
         max_minutes: time to train [minutes]; the preset's own by default.
         max_steps: updates of the weights, instead of or besides a time.
         seed: of everything that is drawn.
@@ -119,6 +141,8 @@ def pretrain(
             settings.
     """
     recipe = get_recipe(preset, objective=objective)
+    if units is not None:
+        recipe = replace(recipe, units=units)
     folder = Path(out)
     keep_settings(
         folder / "request.json",
@@ -127,6 +151,9 @@ def pretrain(
             "preset": preset,
             "objective": objective,
             "start": None if start is None else os.fspath(start),
+            "units_from": None if units_from is None else os.fspath(units_from),
+            "units_layer": units_layer,
+            "units": units,
             "max_minutes": max_minutes,
             "max_steps": max_steps,
             "seed": seed,
@@ -135,6 +162,9 @@ def pretrain(
     if (finished := _finished(folder, folder / "model")) is not None:
         return finished
     found = scan_source(recordings, exclude=[folder], extract_to=folder / "recordings")
+    _report_skipped(found.skipped, folder / "skipped.jsonl")
+    if not found.utterances:
+        raise ConfigError(nothing_found(recordings, found.skipped, folder / "skipped.jsonl"))
     store = open_store(
         found.utterances,
         folder / "decoded",
@@ -152,6 +182,7 @@ def pretrain(
             seed=seed,
         ),
         start=None if start is None else load_model(start),
+        teacher=_teacher(units_from, units_layer),
         device=choose_device(device),
         quiet=quiet,
     )
@@ -167,6 +198,7 @@ def pretrain_store(
     model_folder: Path,
     config: TrainingConfig,
     start: ModelBundle | None,
+    teacher: HiddenFeatures | None = None,
     device: torch.device,
     quiet: bool = False,
 ) -> PretrainResult:
@@ -179,6 +211,7 @@ def pretrain_store(
         model_folder: where the result goes.
         config: settings of the training.
         start: a pre-trained model to go on from, or None.
+        teacher: whose hidden layer the units are clusters of; None for clusters of cepstra.
         device: where to train.
         quiet: print nothing.
 
@@ -187,10 +220,15 @@ def pretrain_store(
             settings.
     """
     report_unreadable(store.unreadable, run_folder)
-    network, spec = _network(recipe, start)
+    network, spec = _network(recipe, start, teacher)
     keep_settings(
         run_folder / "config.json",
-        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
+        {
+            "preset": recipe.name,
+            "network": to_dict(network),
+            "training": to_dict(config),
+            "teacher": None if teacher is None else teacher.fingerprint,
+        },
     )
     if (finished := _finished(run_folder, model_folder)) is not None:
         return finished
@@ -199,7 +237,7 @@ def pretrain_store(
     if isinstance(network, MaskedUnitConfig):
         units = open_units(
             store,
-            network.encoder,
+            teacher or CepstralFeatures(network.encoder),
             units=network.units,
             seed=config.seed,
             progress=None if quiet else show_labelling,
@@ -225,7 +263,10 @@ def pretrain_store(
     if start is None:
         start_weights(model.encoder, recipe, seed=config.seed)
     else:
-        model.load_state_dict(start.model.state_dict())
+        model.encoder.load_state_dict(start.model.encoder.state_dict())
+        # Units of a teacher are new ones, whatever the old head knew.
+        if teacher is None and type(start.model) is type(model):
+            model.load_state_dict(start.model.state_dict())
     job = _Job(source, config, run_folder, batches, device, quiet)
     if isinstance(model, MaskedUnitModel):
         trained = job.train(model, masked_unit_objective, loss="masked")
@@ -253,6 +294,7 @@ def pretrain_store(
             "preset": recipe.name,
             "seed": config.seed,
             "parent": None if start is None else start.provenance,
+            "units_from": None if teacher is None else teacher.bundle.provenance,
             **figures,
         },
     )
@@ -314,6 +356,33 @@ class _Job:
         return Validation(metric=values[loss], values=values)
 
 
+def _report_skipped(skipped: Sequence[Skip], record: Path) -> None:
+    """Write down what the scan left out, and say how much of it was meant to be used."""
+    if not skipped:
+        record.unlink(missing_ok=True)
+        return
+    write_jsonl_atomic(record, [skip.to_dict() for skip in skipped])
+    if failed := count_failed(skipped):
+        plural = "s" if failed > 1 else ""
+        print(
+            f"{failed} recording{plural} or row{plural} could not be used; {record} names what "
+            "and why.",
+            file=sys.stderr,
+        )
+
+
+def _teacher(source: str | os.PathLike[str] | None, layer: int | None) -> HiddenFeatures | None:
+    """Load the model whose hidden layer gives the units."""
+    if source is None:
+        if layer is not None:
+            raise ConfigError("units_layer says which layer of units_from; that is missing.")
+        return None
+    bundle = load_model(source)
+    if layer is None:
+        layer = round(TEACHER_DEPTH * bundle.encoder_config.layers)
+    return HiddenFeatures(bundle, layer=layer)
+
+
 def _finished(run_folder: Path, model_folder: Path) -> PretrainResult | None:
     """Read the result of a run that ended before; None when there is none yet."""
     path = run_folder / "result.json"
@@ -323,26 +392,43 @@ def _finished(run_folder: Path, model_folder: Path) -> PretrainResult | None:
 
 
 def _network(
-    recipe: Recipe, start: ModelBundle | None
+    recipe: Recipe, start: ModelBundle | None, teacher: HiddenFeatures | None
 ) -> tuple[PretrainingConfig | MaskedUnitConfig, InputSpec]:
     """Take the network and its input from the recipe, or from a model to go on from."""
-    if start is None:
-        spec = InputSpec(normalize=recipe.normalize)
-        if recipe.objective == "masked_units":
-            return MaskedUnitConfig(encoder=recipe.network.encoder, units=recipe.units), spec
-        return recipe.network, spec
-    network = start.model.config
+    encoder = recipe.network.encoder if start is None else start.encoder_config
+    spec = InputSpec(normalize=recipe.normalize) if start is None else start.input_spec
+    network = None if start is None else start.model.config
+    if teacher is not None:
+        if recipe.objective != "masked_units":
+            raise ConfigError(
+                f"units_from is for the objective masked_units, this run has {recipe.objective}."
+            )
+        if not _geometry(teacher.frame_rule) == _geometry(encoder):
+            raise ConfigError(
+                "The model that gives the units has other frames than the network: expected the "
+                f"convolutions {encoder.conv_layers}, found {teacher.frame_rule.conv_layers}."
+            )
+        return MaskedUnitConfig(encoder=encoder, units=recipe.units), spec
     if isinstance(network, MaskedUnitConfig):
-        return network, start.input_spec
+        return network, spec
     if isinstance(network, PretrainingConfig):
-        # The temperature of a model that has learnt already stays at its floor.
-        floor = network.quantizer.temperature_end
-        quantizer = replace(network.quantizer, temperature_start=floor)
-        return replace(network, quantizer=quantizer), start.input_spec
-    raise ConfigError(
-        "Cannot go on with pre-training: expected a pre-trained model with its heads, found one "
-        "that was fine-tuned. Start from the model it was made of."
-    )
+        return replace(network, quantizer=_at_floor(network.quantizer)), spec
+    if recipe.objective == "masked_units":
+        return MaskedUnitConfig(encoder=encoder, units=recipe.units), spec
+    if start is None:
+        return recipe.network, spec
+    quantizer = _at_floor(recipe.network.quantizer)
+    return replace(recipe.network, encoder=encoder, quantizer=quantizer), spec
+
+
+def _geometry(encoder: EncoderConfig) -> list[tuple[int, int]]:
+    """What decides where frames lie: kernel and stride of each convolution."""
+    return [(layer.kernel, layer.stride) for layer in encoder.conv_layers]
+
+
+def _at_floor(quantizer: QuantizerConfig) -> QuantizerConfig:
+    """Keep the temperature at its end: the encoder has learnt already."""
+    return replace(quantizer, temperature_start=quantizer.temperature_end)
 
 
 def _hold_out(store: PcmStore, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ class ScanResult:
     @property
     def failed(self) -> int:
         """Rows and recordings that could not be used."""
-        return sum(skip.reason not in _HARMLESS for skip in self.skipped)
+        return count_failed(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; of what was skipped, the counts: scan.json has the list."""
@@ -199,7 +199,7 @@ def scan(
     facts = {**found.facts, **{name: one.facts for name, one in held_out.items()}}
     if not found.utterances:
         _write_scan(target, [found], facts, skipped, None)
-        raise ConfigError(_nothing_found(recordings, skipped, target))
+        raise ConfigError(nothing_found(recordings, skipped, target / SCAN_RECORD))
     copies = _same_sounds(
         [one for scanned in held_out.values() for one in scanned.utterances], found.utterances
     )
@@ -274,9 +274,12 @@ def _write_scan(
     write_json_atomic(folder / SCAN_RECORD, data)
 
 
-def _nothing_found(
-    recordings: str | os.PathLike[str], skipped: Sequence[Skip], folder: Path
-) -> str:
+def count_failed(skipped: Iterable[Skip]) -> int:
+    """Count rows and recordings that were meant to be used and could not be."""
+    return sum(skip.reason not in _HARMLESS for skip in skipped)
+
+
+def nothing_found(recordings: str | os.PathLike[str], skipped: Sequence[Skip], record: Path) -> str:
     """Say what was there instead of recordings."""
     message = f"There is nothing to use in {recordings}: expected recordings, found "
     if not skipped:
@@ -289,7 +292,7 @@ def _nothing_found(
     place = printable(first.path) + ("" if first.line is None else f" line {first.line}")
     return (
         f"{message}{len(skipped)} that had to be skipped ({reasons}). The first: {place}: "
-        f"{printable(first.detail)}. All stand in {folder / SCAN_RECORD}."
+        f"{printable(first.detail)}. All stand in {record}."
     )
 
 

@@ -14,7 +14,7 @@ from unheard.data.dataset import UnlabelledSource, crop_batch
 from unheard.data.kmeans import fit_kmeans, squared_distances
 from unheard.data.manifest import Utterance
 from unheard.data.pcm import PcmStore, open_store
-from unheard.data.units import open_units
+from unheard.data.units import CepstralFeatures, open_units
 from unheard.errors import ConfigError
 from unheard.recipes import nano
 
@@ -62,7 +62,7 @@ def test_too_few_points_are_refused() -> None:
 
 def test_every_frame_has_a_unit_and_unlike_sounds_have_others(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    units = open_units(store, ENCODER, units=12, seed=0)
+    units = open_units(store, CepstralFeatures(ENCODER), units=12, seed=0)
     frames = ENCODER.num_frames(int(store.num_samples[1]))
     found = units.of(1, start=0, count=frames)
     assert found.shape == (frames,)
@@ -78,27 +78,27 @@ def test_every_frame_has_a_unit_and_unlike_sounds_have_others(tmp_path: Path) ->
 
 def test_units_are_kept_and_made_anew_for_another_seed(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    open_units(store, ENCODER, units=6, seed=0)
+    open_units(store, CepstralFeatures(ENCODER), units=6, seed=0)
     path = store.folder / "units.u16"
     first = path.read_bytes()
     made = path.stat().st_mtime_ns
-    open_units(store, ENCODER, units=6, seed=0, workers=2)
+    open_units(store, CepstralFeatures(ENCODER), units=6, seed=0, workers=2)
     assert path.stat().st_mtime_ns == made
-    open_units(store, ENCODER, units=5, seed=3)
+    open_units(store, CepstralFeatures(ENCODER), units=5, seed=3)
     assert path.stat().st_mtime_ns != made
-    open_units(store, ENCODER, units=6, seed=0, workers=2)
+    open_units(store, CepstralFeatures(ENCODER), units=6, seed=0, workers=2)
     assert path.read_bytes() == first
 
 
-def test_frames_too_short_for_a_window_are_refused(tmp_path: Path) -> None:
+def test_frames_too_short_for_a_window_are_refused() -> None:
     short = replace(ENCODER, conv_layers=(replace(ENCODER.conv_layers[0], kernel=200),))
     with pytest.raises(ConfigError, match="at least 400 samples, these see 200"):
-        open_units(make_store(tmp_path), short, units=4, seed=0)
+        CepstralFeatures(short)
 
 
 def test_a_crop_brings_the_units_of_its_own_frames(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    units = open_units(store, ENCODER, units=6, seed=0)
+    units = open_units(store, CepstralFeatures(ENCODER), units=6, seed=0)
     source = UnlabelledSource(
         store,
         input_spec=InputSpec(),
