@@ -215,6 +215,9 @@ class SequenceClassifierConfig:
     projection_dim: int = 256
     weighted_layers: bool = False
     """Whether the head sees a learnt mixture of all layers instead of the last."""
+    mixture_ends_normed: bool = True
+    """Whether the last of the mixed layers is taken after the norm that closes a norm_first
+    network (see `models.pooling`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +227,7 @@ class FrameClassifierConfig:
     encoder: EncoderConfig
     classes: int
     weighted_layers: bool = False
+    mixture_ends_normed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +258,7 @@ class SpeakerConfig:
     layers: tuple[TdnnLayer, ...] = XVECTOR_LAYERS
     embedding_dim: int = 512
     weighted_layers: bool = False
+    mixture_ends_normed: bool = True
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -64,5 +64,7 @@ class FrameClassifierModel(nn.Module):
         )
         frames = output.frames
         if self.layer_weights is not None:
-            frames = mix_layers(output, self.layer_weights)
+            frames = mix_layers(
+                output, self.layer_weights, ends_normed=self.config.mixture_ends_normed
+            )
         return FrameClassifierOutput(logits=self.classify(frames), lengths=output.lengths)

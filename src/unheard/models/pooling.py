@@ -16,23 +16,26 @@ def mixture_weights(layers: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(layers + 1))
 
 
-def mix_layers(output: EncoderOutput, weights: Tensor) -> Tensor:
+def mix_layers(output: EncoderOutput, weights: Tensor, *, ends_normed: bool) -> Tensor:
     """Average all layers of an encoder, each by its learnt weight.
 
-    The last layer is taken after the norm that closes a `norm_first` network, the others are
-    taken as they are: what transformers calls `hidden_states`.
+    A `norm_first` network closes with a norm after its last layer. s3prl, and transformers up to
+    5.15, mix the last layer as it is after that norm; transformers from 5.16 on mixes it as it is
+    before, unless a configuration says `tie_last_hidden_states`. Weights learnt the one way are
+    wrong the other. Without `norm_first` there is no difference.
 
-    Source: Yang et al. 2021 (SUPERB), sec. 3.1; transformers 5.23 modeling_wav2vec2.py
-    (`use_weighted_layer_sum`) and utils/output_capturing.py (`tie_last_hidden_states`).
+    Source: Yang et al. 2021 (SUPERB), sec. 3.1; transformers modeling_wav2vec2.py, 4.57
+    (`use_weighted_layer_sum`), and utils/output_capturing.py, 5.23.
 
     Args:
         output: with its layers kept.
         weights: (layers + 1,), before the softmax.
+        ends_normed: which of the two the last layer is.
 
     Returns:
         (batch, frames, dim).
     """
-    layers = [*output.layers[:-1], output.frames]
+    layers = [*output.layers[:-1], output.frames] if ends_normed else output.layers
     shares = torch.softmax(weights, dim=0).unbind()
     mixed = torch.zeros_like(output.frames)
     for share, layer in zip(shares, layers, strict=True):

@@ -70,6 +70,8 @@ class SequenceClassifierModel(nn.Module):
         )
         frames = output.frames
         if self.layer_weights is not None:
-            frames = mix_layers(output, self.layer_weights)
+            frames = mix_layers(
+                output, self.layer_weights, ends_normed=self.config.mixture_ends_normed
+            )
         pooled = mean_over_time(self.project(frames), output.lengths)
         return SequenceClassifierOutput(logits=self.classify(pooled), pooled=pooled)
