@@ -68,7 +68,7 @@ class Engine:
                 "model's vocab.json beside its weights; its emissions can be had without."
             )
         if padding is not None:
-            bundle = bundle.with_input_spec(padding=padding)
+            bundle = bundle.with_padding(padding)
         if batch_seconds is None:
             on_cpu = bundle.device.type == "cpu"
             batch_seconds = CPU_BATCH_SECONDS if on_cpu else ACCELERATOR_BATCH_SECONDS

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
@@ -26,6 +25,9 @@ from unheard.errors import (
 from unheard.files import write_json_atomic
 from unheard.interop import keymap, storage
 from unheard.interop.bundle import ModelBundle
+from unheard.interop.reading import Reading
+from unheard.interop.safetensors_store import SafetensorsStore
+from unheard.interop.stored import Place
 from unheard.models.config import (
     ConvLayer,
     CtcConfig,
@@ -35,7 +37,6 @@ from unheard.models.config import (
     PretrainingConfig,
     QuantizerConfig,
 )
-from unheard.tensors import derived_generator
 from unheard.text.alphabet import Alphabet, Case
 
 logger = logging.getLogger(__name__)
@@ -68,30 +69,28 @@ FEATURE_EPSILON = 1e-7
 ARCHITECTURES = ("Wav2Vec2ForCTC", "Wav2Vec2ForPreTraining", "Wav2Vec2Model")
 
 
-def load_model(
+def open_model(
     folder: str | Path,
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    adapter: str | None = None,
     provenance: Mapping[str, Any] | None = None,
-) -> ModelBundle:
-    """Read a folder that transformers wrote: Wav2Vec2ForCTC, ...ForPreTraining or ...Model.
+) -> Reading:
+    """Understand a folder that transformers wrote: Wav2Vec2ForCTC, ...ForPreTraining or ...Model.
 
     A Wav2Vec2Model has no heads: it becomes a pre-training model whose quantiser and projections
-    are freshly drawn, always the same. `provenance["initialised"]` names what was not in the
-    files, which may also be the mask embedding of a model trained without masking.
+    are freshly drawn, always the same. `initialised` names what was not in the files, which may
+    also be the mask embedding of a model trained without masking.
 
     Args:
         folder: with config.json and safetensors weights; for a CTC model with a vocabulary, unless
             its emissions are all that is wanted.
-        device: where the weights go.
-        dtype: type of the weights; None keeps float64 and makes everything else float32.
+        adapter: language whose adapter to use.
         provenance: to begin with; source and architecture are added.
 
     Raises:
         FormatError: if the folder is of another kind of model, or has an option that is not
             supported; named.
-        ConfigError: if a setting is not valid.
+        ConfigError: if a setting is not valid, or there is no such adapter.
         CheckpointError: if weights are damaged or do not fit the settings.
         AlphabetError: if the vocabulary does not fit the head.
     """
@@ -99,44 +98,47 @@ def load_model(
     settings = Settings(values=_read_settings(source), source=source / storage.CONFIG_FILE)
     architecture = _architecture(settings)
     _refuse_unsupported(settings)
-    stored = storage.list_tensors(_weight_files(source))
-    architecture = architecture or _guess_architecture(stored)
+    if adapter is not None:
+        raise ConfigError(f"{source} has no adapter {adapter!r}: expected none. Leave it out.")
+    store = SafetensorsStore(_weight_files(source))
+    architecture = architecture or _guess_architecture(store.tensors)
     config: CtcConfig | PretrainingConfig
     if architecture == "Wav2Vec2ForCTC":
         config = ctc_config(settings)
     else:
         config = pretraining_config(settings)
-    model = storage.build(config, source=settings.source)
+    network = storage.build(config, source=settings.source)
     alphabet = None
     if isinstance(config, CtcConfig):
         alphabet = read_alphabet(source, vocab=config.vocab)
     input_spec = read_input_spec(source, conv_norm=config.encoder.conv_norm)
-    names = keymap.names_in_file(model.state_dict(), stored)
-    drawn = _draw_absent(config, names, stored, settings, headless=architecture == "Wav2Vec2Model")
+    names = keymap.names_in_file(network.state_dict(), store.tensors)
     shapes: dict[str, tuple[int, ...]] = {}
     if isinstance(config, PretrainingConfig):
         quantizer = config.quantizer
         size = quantizer.dim // quantizer.groups
         shapes["quantizer.codebook"] = (1, quantizer.groups * quantizer.entries, size)
-    storage.fill(
-        model,
-        stored,
-        names,
-        source=source,
-        device=device,
-        dtype=dtype,
-        stored_shapes=shapes,
-        drawn=drawn,
+    reading = Reading(
+        format="transformers",
+        architecture=architecture,
+        config=config,
+        alphabet=alphabet,
+        input_spec=input_spec,
+        provenance={
+            "source": str(source),
+            **(provenance or {}),
+            "format": "transformers",
+            "architecture": architecture,
+        },
+        store=store,
+        places={name: Place(name=place) for name, place in names.items()},
+        shapes=shapes,
+        initialised=_absent(
+            config, names, store.tensors, settings, headless=architecture == "Wav2Vec2Model"
+        ),
     )
-    facts: dict[str, Any] = {"source": str(source), **(provenance or {})}
-    facts["format"] = "transformers"
-    facts["architecture"] = architecture
-    if drawn:
-        facts["initialised"] = sorted(drawn)
-        logger.warning(
-            "%s: not in the files, so freshly initialised: %s", source, shorten(sorted(drawn))
-        )
-    return ModelBundle(model=model, alphabet=alphabet, input_spec=input_spec, provenance=facts)
+    storage.compare(reading)
+    return reading
 
 
 def fetch(name: str) -> tuple[Path, dict[str, str]]:
@@ -505,6 +507,11 @@ def save_huggingface(bundle: ModelBundle, folder: str | Path) -> Path:
 def _settings_of(bundle: ModelBundle) -> dict[str, Any]:
     """Write a configuration in the words of transformers."""
     config, encoder = bundle.config, bundle.encoder_config
+    if not isinstance(config, CtcConfig | PretrainingConfig | MaskedUnitConfig):
+        raise FormatError(
+            f"A model of {type(config).__name__} cannot be written for transformers: expected a "
+            "CTC, pre-training or masked-unit model."
+        )
     masking = config.masking
     masks = masking.time_probability > 0 or masking.channel_probability > 0
     settings: dict[str, Any] = {
@@ -699,15 +706,15 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _draw_absent(
+def _absent(
     config: CtcConfig | PretrainingConfig,
     names: Mapping[str, str],
     stored: Mapping[str, object],
     settings: Settings,
     *,
     headless: bool,
-) -> dict[str, Tensor]:
-    """Draw the weights that a sound folder may lack; anything else missing is an error later.
+) -> frozenset[str]:
+    """Name the weights that a sound folder may lack; anything else missing is an error later.
 
     transformers leaves the mask embedding out of models trained without masking, and published
     CTC models lack it anyway.
@@ -720,27 +727,7 @@ def _draw_absent(
         absent.add("encoder.mask_embedding")
     if headless:
         absent.update(name for name in names if not name.startswith("encoder."))
-    absent = {name for name in absent if names[name] not in stored}
-    if not absent:
-        return {}
-    shapes = {
-        name: tuple(tensor.shape)
-        for name, tensor in storage.build(config, source=settings.source).state_dict().items()
-    }
-    return {name: _draw(name, shapes[name]) for name in sorted(absent)}
-
-
-def _draw(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Initialise one weight as the network itself does, always the same for a name and shape."""
-    generator = derived_generator(0, name)
-    if name in ("encoder.mask_embedding", "quantizer.codebook"):
-        return torch.rand(shape, generator=generator)
-    if name == "quantizer.scores.weight":
-        return torch.randn(shape, generator=generator)
-    if name == "quantizer.scores.bias":
-        return torch.zeros(shape)
-    bound = shape[-1] ** -0.5
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    return frozenset(name for name in absent if names[name] not in stored)
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

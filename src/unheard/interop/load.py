@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 
@@ -10,6 +13,7 @@ from unheard.errors import ConfigError, FormatError
 from unheard.files import sha256_file
 from unheard.interop import huggingface, native, storage
 from unheard.interop.bundle import ModelBundle
+from unheard.interop.reading import Reading
 
 HUB_PREFIX = "hf:"
 """Says that a name is meant on the Hugging Face hub, whatever lies in the current folder."""
@@ -17,12 +21,17 @@ HUB_PREFIX = "hf:"
 RESULT_FOLDER = "model"
 """Where the folder that a training verb wrote to keeps its model."""
 
+_WRITERS: Mapping[str, Callable[[ModelBundle, Path], Path]] = MappingProxyType(
+    {"unheard": native.save_model, "huggingface": huggingface.save_huggingface}
+)
+
 
 def load_model(
     source: str | os.PathLike[str] | ModelBundle,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    adapter: str | None = None,
 ) -> ModelBundle:
     """Load a model.
 
@@ -32,25 +41,74 @@ def load_model(
             a loaded model, which is put onto the device.
         device: where the weights go.
         dtype: type of the weights; None keeps float64 and makes everything else float32.
+        adapter: for models with an adapter for each language, the language: an ISO 639-3 code
+            such as "kmr", as the model spells it.
 
     Returns:
         The model in evaluation mode, with its alphabet, input spec and provenance.
 
     Raises:
-        ConfigError: if there is no such folder or name, the name is ambiguous, or a setting is
-            not valid.
+        ConfigError: if there is no such folder, name or adapter, the name is ambiguous, or a
+            setting is not valid.
         FormatError: if the folder is not of a known kind.
         CheckpointError: if weights are damaged or do not fit their configuration.
         AlphabetError: if the vocabulary does not fit the model.
         MissingExtraError: if the hub is needed and its client is not installed.
     """
     if isinstance(source, ModelBundle):
+        if adapter is not None and adapter != source.adapter:
+            raise ConfigError(
+                f"The model given has the adapter {source.adapter!r}, not {adapter!r}. Switch it "
+                "with `with_adapter`, or leave it out."
+            )
         source.model.to(device=device, dtype=dtype)
         return source
+    return storage.load(open_model(source, adapter=adapter), device=device, dtype=dtype)
+
+
+def open_model(source: str | os.PathLike[str], *, adapter: str | None = None) -> Reading:
+    """Understand a stored model and check all that can be checked without its weights.
+
+    Args:
+        source: as for `load_model`.
+        adapter: as for `load_model`.
+
+    Raises:
+        UnheardError: as `load_model`.
+    """
     folder, provenance = _find(source)
     if _is_native(folder):
-        return native.load_model(folder, device=device, dtype=dtype)
-    return huggingface.load_model(folder, device=device, dtype=dtype, provenance=provenance)
+        return native.open_model(folder, adapter=adapter)
+    return huggingface.open_model(folder, adapter=adapter, provenance=provenance)
+
+
+def save_model(
+    bundle: ModelBundle,
+    folder: str | os.PathLike[str],
+    *,
+    format: Literal["unheard", "huggingface"] = "unheard",
+) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        bundle: what to store.
+        folder: where; a new or empty folder, or an older model folder of the same format.
+        format: "unheard": this package's own, which keeps everything and checks every byte;
+            "huggingface": what transformers loads.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: if there is no such format.
+        CheckpointError: if a weight is not finite.
+        FormatError: if the folder holds something else, or the format cannot express the model.
+    """
+    if format not in _WRITERS:
+        raise ConfigError(
+            f"There is no model format {format!r}: expected {' or '.join(map(repr, _WRITERS))}."
+        )
+    return _WRITERS[format](bundle, Path(folder))
 
 
 def model_fingerprint(source: str | os.PathLike[str]) -> str:

@@ -13,15 +13,24 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unheard.audio.signal import InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError, UnheardError
 from unheard.files import sha256_file, write_json_atomic
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle, NetworkConfig
-from unheard.models.config import CtcConfig, MaskedUnitConfig, PretrainingConfig
+from unheard.interop.reading import Reading
+from unheard.interop.safetensors_store import SafetensorsStore, check_hash
+from unheard.interop.stored import Place
+from unheard.models.config import (
+    CtcConfig,
+    EncoderOnlyConfig,
+    FrameClassifierConfig,
+    MaskedUnitConfig,
+    PretrainingConfig,
+    SequenceClassifierConfig,
+    SpeakerConfig,
+)
 from unheard.text.alphabet import Alphabet
 
 FORMAT = "unheard-model"
@@ -31,6 +40,10 @@ ARCHITECTURES: dict[str, type[NetworkConfig]] = {
     "ctc": CtcConfig,
     "pretraining": PretrainingConfig,
     "masked_units": MaskedUnitConfig,
+    "encoder": EncoderOnlyConfig,
+    "sequence_classifier": SequenceClassifierConfig,
+    "frame_classifier": FrameClassifierConfig,
+    "speaker": SpeakerConfig,
 }
 
 CONFIG_FILE = storage.CONFIG_FILE
@@ -58,6 +71,7 @@ def save_model(bundle: ModelBundle, folder: str | Path) -> Path:
     weights = bundle.model.state_dict()
     storage.check_finite(weights, source=f"the model for {target}")
     _check_vocabulary(bundle.config, bundle.alphabet, source=target)
+    _check_labels(bundle.config, bundle.labels, source=target)
     with storage.atomic_folder(target, is_ours=is_model_folder) as temporary:
         storage.write_tensors(temporary / WEIGHTS_FILE, weights)
         write_json_atomic(temporary / CONFIG_FILE, _describe(bundle))
@@ -66,31 +80,27 @@ def save_model(bundle: ModelBundle, folder: str | Path) -> Path:
     return target
 
 
-def load_model(
-    folder: str | Path,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> ModelBundle:
-    """Read a model folder that `save_model` wrote.
+def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
+    """Understand a model folder that `save_model` wrote, without reading its weights.
 
     Args:
         folder: the model folder.
-        device: where the weights go.
-        dtype: type of the weights; None keeps float64 and makes everything else float32.
+        adapter: language whose adapter to use; these folders have none.
 
     Raises:
         CheckpointError: if a file is missing or not the one that was written, or weights and
             configuration do not fit each other.
         FormatError: if it is not such a folder, or of a later version.
-        ConfigError: if a setting in it is not valid.
+        ConfigError: if a setting in it is not valid, or there is no such adapter.
     """
     source = Path(folder)
-    _check_hashes(source)
-    data = storage.read_json_object(source / CONFIG_FILE)
+    hashes = _read_hashes(source)
+    config_file = source / CONFIG_FILE
+    check_hash(config_file, expected=hashes[CONFIG_FILE], found=_sha256(config_file))
+    data = storage.read_json_object(config_file)
     if data.get("format") != FORMAT:
         raise FormatError(
-            f"{source / CONFIG_FILE} is not of a model of this package: expected format "
+            f"{config_file} is not of a model of this package: expected format "
             f"{FORMAT!r}, found {data.get('format')!r}."
         )
     if data.get("version") != VERSION:
@@ -103,26 +113,31 @@ def load_model(
         alphabet = None if data["alphabet"] is None else Alphabet.from_dict(data["alphabet"])
         input_spec = from_dict(InputSpec, data["input_spec"])
     except KeyError as error:
-        raise FormatError(f"{source / CONFIG_FILE} lacks the key {error}.") from None
+        raise FormatError(f"{config_file} lacks the key {error}.") from None
     except (ConfigError, AlphabetError) as error:
-        raise type(error)(f"{source / CONFIG_FILE}: {error}") from error
+        raise type(error)(f"{config_file}: {error}") from error
     _check_vocabulary(config, alphabet, source=source)
-    model = storage.build(config, source=source / CONFIG_FILE)
-    names = {name: name for name in model.state_dict()}
-    storage.fill(
-        model,
-        storage.list_tensors([source / WEIGHTS_FILE]),
-        names,
-        source=source,
-        device=device,
-        dtype=dtype,
+    if adapter is not None:
+        raise ConfigError(
+            f"{source} has no adapter {adapter!r}: expected none for this model. Leave it out."
+        )
+    store = SafetensorsStore(
+        [source / WEIGHTS_FILE],
+        hashes={source / name: digest for name, digest in hashes.items() if name != CONFIG_FILE},
     )
-    return ModelBundle(
-        model=model,
+    reading = Reading(
+        format="unheard",
+        architecture=data["architecture"],
+        config=config,
         alphabet=alphabet,
+        labels=_read_labels(data, config, source=config_file),
         input_spec=input_spec,
         provenance=data.get("provenance", {}),
+        store=store,
+        places={name: Place(name=name) for name in store.tensors},
     )
+    storage.compare(reading)
+    return reading
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -135,7 +150,7 @@ def is_model_folder(folder: Path) -> bool:
 
 def fingerprint(folder: Path) -> str:
     """Return a hash that tells models apart, from the stored hashes; no weights are read."""
-    _, data = _read_hashes(folder)
+    data = _read_hashes(folder)
     text = "\n".join(f"{name} {data[name]}" for name in sorted(data))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -152,7 +167,7 @@ def _describe(bundle: ModelBundle) -> dict[str, Any]:
         "alphabet": None if bundle.alphabet is None else bundle.alphabet.to_dict(),
         "input_spec": to_dict(bundle.input_spec),
         "provenance": bundle.provenance,
-    }
+    } | ({"labels": list(bundle.labels)} if bundle.labels else {})
 
 
 def _read_config(data: dict[str, Any], source: Path) -> NetworkConfig:
@@ -175,8 +190,27 @@ def _check_vocabulary(config: NetworkConfig, alphabet: Alphabet | None, *, sourc
         )
 
 
-def _read_hashes(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the list of hashes."""
+def _read_labels(data: dict[str, Any], config: NetworkConfig, *, source: Path) -> tuple[str, ...]:
+    """Read the names of classes, if the model has any."""
+    labels = data.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise FormatError(f"{source}: expected a list of names as labels, found {labels!r}.")
+    _check_labels(config, tuple(labels), source=source)
+    return tuple(labels)
+
+
+def _check_labels(config: NetworkConfig, labels: tuple[str, ...], *, source: Path) -> None:
+    """Refuse labels that are not one for each class."""
+    classes = getattr(config, "classes", 0)
+    if labels and len(labels) != classes:
+        raise CheckpointError(
+            f"The labels of {source} do not fit its head: expected {classes} names, found "
+            f"{len(labels)}."
+        )
+
+
+def _read_hashes(folder: Path) -> dict[str, Any]:
+    """Read the list of hashes: file name -> SHA-256."""
     path = folder / HASHES_FILE
     if not path.is_file():
         raise CheckpointError(
@@ -190,21 +224,15 @@ def _read_hashes(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"{path} does not name all files: expected {CONFIG_FILE} and {WEIGHTS_FILE}, found "
             f"{sorted(data)}. Copy the folder again."
         )
-    return path, data
+    for name in data:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder / name} is missing. Copy the folder again, with all its files.",
+                missing=[name],
+            )
+    return data
 
 
-def _check_hashes(folder: Path) -> None:
-    """Compare every file with the hash written beside it."""
-    _, hashes = _read_hashes(folder)
-    for name, expected in hashes.items():
-        file = folder / name
-        if Path(name).name != name or not file.is_file():
-            raise CheckpointError(
-                f"{file} is missing. Copy the folder again, with all its files.", missing=[name]
-            )
-        found = sha256_file(file)
-        if found != expected:
-            raise CheckpointError(
-                f"{file} is damaged: expected SHA-256 {expected}, found {found}. Copy it again "
-                "from where it came from."
-            )
+def _sha256(path: Path) -> str:
+    """Hash a small file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What all model folders have in common: guarded readers and an atomic writer.
+"""What stored models have in common: guarded settings, one way to a network, an atomic writer.
 
 A stored model is untrusted input. Nothing here runs code from a file, every size is checked
 before memory is taken for it, and a file that is cut, altered or not what it says is refused.
@@ -6,46 +6,49 @@ before memory is taken for it, and a file that is cut, altered or not what it sa
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unheard.errors import CheckpointError, ConfigError, FormatError
-from unheard.interop.bundle import Network, NetworkConfig
-from unheard.models.config import CtcConfig, MaskedUnitConfig
-from unheard.models.ctc import CtcModel
-from unheard.models.masked_prediction import MaskedUnitModel
-from unheard.models.pretraining import PretrainingModel
+from unheard.errors import CheckpointError, ConfigError, FormatError, shorten
+from unheard.interop.bundle import NETWORKS, ModelBundle, Network, NetworkConfig
+from unheard.interop.reading import Reading
+from unheard.interop.stored import Place, StoredTensor, TensorStore
+from unheard.models.config import (
+    CtcConfig,
+    EncoderOnlyConfig,
+    FrameClassifierConfig,
+    MaskedUnitConfig,
+    PretrainingConfig,
+    SequenceClassifierConfig,
+    SpeakerConfig,
+)
+from unheard.tensors import derived_generator
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 """The file that says what a model folder holds, in our folders and those of transformers."""
 
-MAX_JSON_BYTES = 16 << 20
-"""Largest settings or vocabulary file that is read [bytes]."""
+MAX_JSON_BYTES = 8 << 20
+"""Largest settings or vocabulary file that is read [bytes]: four times the vocabularies of the
+1,162 languages of MMS."""
+
+MAX_JSON_PARTS = 500_000
+"""Most values in such a file; a list of empty lists would take forty times its bytes in memory."""
 
 FLOAT_TYPES = ("F16", "BF16", "F32", "F64")
 """Types of numbers that weights may have, as safetensors spells them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredTensor:
-    """Where a tensor is and what its file says of it."""
-
-    file: Path
-    shape: tuple[int, ...]
-    kind: str
-    """Type of its numbers, as safetensors spells it."""
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -56,6 +59,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
             names a key twice.
         OSError: if it cannot be read at all.
     """
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path} is not a file: expected settings as JSON.")
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise FormatError(
@@ -63,139 +68,172 @@ def read_json_object(path: Path) -> dict[str, Any]:
             f"{size}. This is not a file of a model folder."
         )
     try:
-        data = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
-    except RecursionError:
-        raise FormatError(f"{path} is nested too deeply to be settings.") from None
+        data = parse_json(path.read_bytes())
     except ValueError as error:
         raise FormatError(
-            f"{path} is not a JSON file: {error}. Restore it from a copy of the model."
+            f"{path} is not a JSON file of settings: {error}. Restore it from a copy of the model."
         ) from error
     if not isinstance(data, dict):
         raise FormatError(f"{path}: expected a JSON object, found {type(data).__name__}.")
     return data
 
 
-def list_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """Read the headers of safetensors files; takes no memory for tensors.
+def parse_json(data: bytes) -> Any:
+    """Read JSON that nobody vouches for, in bounded memory.
 
     Raises:
-        CheckpointError: if a file is not a sound safetensors file, or two hold one name.
+        ValueError: if it is not JSON, has too many parts, is nested too deeply, or names a key
+            twice.
     """
-    stored: dict[str, StoredTensor] = {}
-    for file in files:
-        _check_header(file)
-        with _opened(file) as source:
-            for name in source.keys():  # noqa: SIM118 - not a dict
-                if name in stored:
-                    raise CheckpointError(
-                        f"The tensor {name} is stored twice: in {stored[name].file} and {file}."
-                    )
-                part = source.get_slice(name)
-                stored[name] = StoredTensor(
-                    file=file, shape=tuple(part.get_shape() or ()), kind=str(part.get_dtype())
-                )
-    return stored
+    parts = data.count(b",") + data.count(b"{") + data.count(b"[")
+    if parts > MAX_JSON_PARTS:
+        raise ValueError(f"expected at most {MAX_JSON_PARTS} values, found about {parts}")
+    try:
+        return json.loads(data, object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def build(config: NetworkConfig, *, source: object) -> Network:
-    """Make the network of a configuration without memory for its weights (see `fill`).
+    """Make the network of a configuration without memory for its weights (see `load`).
 
     Raises:
         ConfigError: if a size is beyond what any model has, before time or memory goes into it.
     """
-    encoder = config.encoder
-    sizes = {
-        "layers": (encoder.layers, 1_000),
-        "convolutions": (len(encoder.conv_layers), 100),
-        "dim": (encoder.dim, 100_000),
-        "ffn_dim": (encoder.ffn_dim, 1_000_000),
-        "positional_kernel": (encoder.positional_kernel, 100_000),
-        "convolution channels": (max(layer.channels for layer in encoder.conv_layers), 100_000),
-        "convolution kernel": (max(layer.kernel for layer in encoder.conv_layers), 100_000),
-        "convolution stride": (max(layer.stride for layer in encoder.conv_layers), 100_000),
-    }
-    if isinstance(config, CtcConfig):
-        sizes["vocab"] = (config.vocab, 1_000_000)
-    elif isinstance(config, MaskedUnitConfig):
-        sizes["units"] = (config.units, 1_000_000)
-    else:
-        sizes["quantizer groups"] = (config.quantizer.groups, 1_000)
-        sizes["quantizer entries"] = (config.quantizer.entries, 1_000_000)
-        sizes["quantizer dim"] = (config.quantizer.dim, 100_000)
-        sizes["projection_dim"] = (config.projection_dim, 100_000)
-    for name, (size, largest) in sizes.items():
+    for name, (size, largest) in _sizes(config).items():
         if not 1 <= size <= largest:
             raise ConfigError(
                 f"{source}: {name} is out of range: expected 1 to {largest}, found {size}."
             )
     with torch.device("meta"), _NoDraws():
-        if isinstance(config, CtcConfig):
-            return CtcModel(config)
-        if isinstance(config, MaskedUnitConfig):
-            return MaskedUnitModel(config)
-        return PretrainingModel(config)
+        return cast("Network", NETWORKS[type(config)](config))
 
 
-def fill(
-    model: nn.Module,
-    stored: Mapping[str, StoredTensor],
-    names: Mapping[str, str],
+def compare(reading: Reading) -> None:
+    """Compare what a network needs with what the files hold, by their headers alone.
+
+    Raises:
+        CheckpointError: with the full lists of missing, unexpected and mis-shaped tensors, or if
+            a weight is not floating point.
+        ConfigError: if a size is beyond what any model has.
+    """
+    _compare(reading, build(reading.config, source=_where(reading)))
+
+
+def load(
+    reading: Reading,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> ModelBundle:
+    """Make the network of a reading and give it its weights, strictly: every name, every shape.
+
+    All names, shapes and types are compared before the first tensor is read, and checksums before
+    the model is given out. Weights are copied, so that a file that changes later changes nothing
+    here. Beyond the weights themselves, memory is taken for one tensor at a time.
+
+    Args:
+        reading: what a reader of a format found.
+        device: where the weights go.
+        dtype: type of the weights; None keeps float64 and makes everything else float32.
+
+    Raises:
+        CheckpointError: on a missing, unexpected or mis-shaped name, a damaged file, or weights
+            that are not finite.
+        ConfigError: if a size is beyond what any model has.
+    """
+    source = _where(reading)
+    model = build(reading.config, source=source)
+    _compare(reading, model)
+    reading.store.verify()
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    places = {name: reading.places[name] for name in wanted if name not in reading.initialised}
+    kind = dtype or common_type(reading.store.tensors[place.name] for place in places.values())
+    weights = read_weights(reading.store, places, wanted, source=source, device=device, dtype=kind)
+    for name in reading.initialised:
+        weights[name] = draw(name, wanted[name]).to(device=device, dtype=kind)
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.eval()
+    provenance = dict(reading.provenance)
+    if reading.initialised:
+        provenance["initialised"] = sorted(reading.initialised)
+        logger.warning(
+            "%s: not in the files, so freshly initialised: %s",
+            source,
+            shorten(sorted(reading.initialised)),
+        )
+    return ModelBundle(
+        model=model,
+        alphabet=reading.alphabet,
+        input_spec=reading.input_spec,
+        provenance=provenance,
+        labels=reading.labels,
+        adapters=reading.adapters,
+        adapter=reading.adapter,
+    )
+
+
+def common_type(tensors: Iterable[StoredTensor]) -> torch.dtype:
+    """Type that stored weights get when nobody asks for one: float64 if any has it, or float32."""
+    wide = any(tensor.kind == "F64" for tensor in tensors)
+    return torch.float64 if wide else torch.float32
+
+
+def read_weights(
+    store: TensorStore,
+    places: Mapping[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
     *,
     source: object,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    stored_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    drawn: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Give a network made by `build` its weights, strictly: every name, every shape.
-
-    All names, shapes and types are compared before the first tensor is read. Weights are copied,
-    so that a file that changes later changes nothing here.
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Read weights out of files, each once, into memory of their own.
 
     Args:
-        model: on the meta device.
-        stored: what the files hold.
-        names: name in the model -> name in the files, for all that shall come from files.
+        store: the files; their names and shapes have been compared, their checksums verified.
+        places: name of a weight -> where it is.
+        shapes: name of a weight -> its shape in our network.
         source: what to call the files in messages.
-        device: where the weights go.
-        dtype: type of the weights; None keeps float64 and makes everything else float32.
-        stored_shapes: shapes in the files of tensors that the model shapes otherwise.
-        drawn: weights that do not come from the files, by name in the model.
+        device: where the weights go, one after the other.
+        dtype: their type.
+
+    Returns:
+        The weights by name.
 
     Raises:
-        CheckpointError: on a missing, unexpected or mis-shaped name, numbers that are not
-            floating point, or weights that are not finite.
+        CheckpointError: if a file cannot be read, or weights are not finite.
     """
-    drawn = drawn or {}
-    stored_shapes = stored_shapes or {}
-    parameters = model.state_dict()
-    wanted = {
-        name: stored_shapes[name] if name in stored_shapes else tuple(parameter.shape)
-        for name, parameter in parameters.items()
-        if name not in drawn
-    }
-    _compare(wanted, stored, names, source=source)
-    state: dict[str, Tensor] = {}
-    with contextlib.ExitStack() as stack:
-        files = {
-            file: stack.enter_context(_opened(file))
-            for file in {stored[names[name]].file for name in wanted}
-        }
-        for name in wanted:
-            place = stored[names[name]]
-            try:
-                tensor = files[place.file].get_tensor(names[name])
-            except SafetensorError as error:
-                raise CheckpointError(f"{place.file} cannot be read: {error}.") from error
-            state[name] = _placed(tensor, device, dtype).reshape(parameters[name].shape)
-    for name, tensor in drawn.items():
-        state[name] = _placed(tensor, device, dtype)
-    check_finite(state, source=source)
-    # A widest-first choice of one type for all: a file may mix them.
-    if dtype is None and len({tensor.dtype for tensor in state.values()}) > 1:
-        state = {name: tensor.to(torch.float64) for name, tensor in state.items()}
-    model.load_state_dict(state, strict=True, assign=True)
-    model.eval()
+    weights: dict[str, Tensor] = {}
+    for name, place in places.items():
+        tensor = store.read(place.name)
+        if place.row is not None:
+            tensor = tensor[place.row].clone()
+        weights[name] = tensor.reshape(shapes[name]).to(dtype=dtype)
+        check_finite({name: weights[name]}, source=source)
+        weights[name] = weights[name].to(device=device)
+    return weights
+
+
+def draw(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Initialise one weight that no file has, always the same for a name and shape.
+
+    Weights of layers are uniform within the inverse root of their inputs, as torch draws them.
+    """
+    generator = derived_generator(0, name)
+    last = name.rpartition(".")[2]
+    if name in ("encoder.mask_embedding", "quantizer.codebook"):
+        return torch.rand(shape, generator=generator)
+    if name in ("quantizer.scores.weight", "class_vectors"):
+        return torch.randn(shape, generator=generator)
+    if name == "quantizer.scores.bias":
+        return torch.zeros(shape)
+    if name == "layer_weights":
+        return torch.zeros(shape)
+    if "norm" in name.split(".")[-2:-1]:
+        return torch.ones(shape) if last == "weight" else torch.zeros(shape)
+    bound = math.prod(shape[1:] or shape) ** -0.5
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
 
 def check_finite(tensors: Mapping[str, Tensor], *, source: object) -> None:
@@ -218,11 +256,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     # "pt" is what transformers demands of files that it reads.
     safetensors.torch.save_file(owned, path, metadata={"format": "pt"})
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -308,54 +341,89 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """Open a safetensors file for reading."""
-    try:
-        source = safe_open(file, framework="pt", device="cpu")
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is not a sound safetensors file: {error}. Fetch or copy it again."
-        ) from error
-    with source:
-        yield source
+def _sizes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
+    """Every size of a configuration, with the largest that is built."""
+    encoder = config.encoder
+    sizes = {
+        "layers": (encoder.layers, 1_000),
+        "convolutions": (len(encoder.conv_layers), 100),
+        "dim": (encoder.dim, 100_000),
+        "ffn_dim": (encoder.ffn_dim, 1_000_000),
+        "positional_kernel": (encoder.positional_kernel, 100_000),
+        "convolution channels": (max(layer.channels for layer in encoder.conv_layers), 100_000),
+        "convolution kernel": (max(layer.kernel for layer in encoder.conv_layers), 100_000),
+        "convolution stride": (max(layer.stride for layer in encoder.conv_layers), 100_000),
+    }
+    if encoder.adapter_dim:
+        sizes["adapter_dim"] = (encoder.adapter_dim, 100_000)
+    match config:
+        case CtcConfig():
+            sizes["vocab"] = (config.vocab, 1_000_000)
+        case MaskedUnitConfig():
+            sizes["units"] = (config.units, 1_000_000)
+        case PretrainingConfig():
+            sizes["quantizer groups"] = (config.quantizer.groups, 1_000)
+            sizes["quantizer entries"] = (config.quantizer.entries, 1_000_000)
+            sizes["quantizer dim"] = (config.quantizer.dim, 100_000)
+            sizes["projection_dim"] = (config.projection_dim, 100_000)
+        case EncoderOnlyConfig():
+            pass
+        case SequenceClassifierConfig():
+            sizes["classes"] = (config.classes, 1_000_000)
+            sizes["projection_dim"] = (config.projection_dim, 100_000)
+        case FrameClassifierConfig():
+            sizes["classes"] = (config.classes, 1_000_000)
+        case SpeakerConfig():
+            sizes["classes"] = (config.classes, 1_000_000)
+            sizes["embedding_dim"] = (config.embedding_dim, 100_000)
+            sizes["time-delay layers"] = (len(config.layers), 100)
+            for number, layer in enumerate(config.layers):
+                sizes[f"channels of layers[{number}]"] = (layer.channels, 100_000)
+                sizes[f"kernel of layers[{number}]"] = (layer.kernel, 100_000)
+                sizes[f"dilation of layers[{number}]"] = (layer.dilation, 100_000)
+    return sizes
 
 
-def _check_header(file: Path) -> None:
-    """Refuse a header with repeated names, which the library reads as if the last one counted."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > min(100_000_000, file.stat().st_size):
-            raise CheckpointError(
-                f"{file} is not a sound safetensors file: its header claims {length} bytes, the "
-                f"file has {file.stat().st_size}. Fetch or copy it again."
-            )
-        header = stream.read(length)
-    try:
-        json.loads(header, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file} is not a sound safetensors file: its header is not JSON ({error}). Fetch or "
-            "copy it again."
-        ) from None
+def _where(reading: Reading) -> object:
+    """What to call the files of a reading in messages: the file, or the folder of several."""
+    files = {tensor.file for tensor in reading.store.tensors.values()}
+    if len(files) == 1:
+        return next(iter(files))
+    return next(iter(files)).parent if files else reading.provenance.get("source", "the model")
 
 
-def _compare(
-    wanted: Mapping[str, tuple[int, ...]],
-    stored: Mapping[str, StoredTensor],
-    names: Mapping[str, str],
-    *,
-    source: object,
-) -> None:
+def _compare(reading: Reading, model: nn.Module) -> None:
     """Compare names, shapes and types; raise with the whole lists."""
-    missing = [names.get(name, name) for name in wanted if names.get(name) not in stored]
-    used = {names[name] for name in wanted if name in names}
+    source, stored = _where(reading), reading.store.tensors
+    wanted = {
+        name: reading.shapes.get(name, tuple(weight.shape))
+        for name, weight in model.state_dict().items()
+        if name not in reading.initialised
+    }
+    places = {name: reading.places.get(name, Place(name=name)) for name in wanted}
+    missing = [place.name for place in places.values() if place.name not in stored]
+    used = {place.name for place in places.values()} | set(reading.ignored)
+    for adapter in reading.adapters.values():
+        if adapter.store is reading.store:
+            used.update(place.name for place in adapter.places.values())
     unexpected = [name for name in stored if name not in used]
-    mismatched = [
-        f"{names[name]}: expected {shape}, found {stored[names[name]].shape}"
-        for name, shape in wanted.items()
-        if names.get(name) in stored and stored[names[name]].shape != shape
-    ]
+    mismatched: list[str] = []
+    odd: list[str] = []
+    for name, shape in wanted.items():
+        place = places[name]
+        if place.name not in stored:
+            continue
+        found = stored[place.name]
+        if place.row is None and found.shape != shape:
+            mismatched.append(f"{place.name}: expected {shape}, found {found.shape}")
+        elif place.row is not None and (
+            found.shape[1:] != shape or not 0 <= place.row < found.shape[0]
+        ):
+            mismatched.append(
+                f"{place.name}: expected {shape} in row {place.row}, found {found.shape}"
+            )
+        if found.kind not in FLOAT_TYPES:
+            odd.append(f"{place.name}: {found.kind}")
     if missing or unexpected or mismatched:
         raise CheckpointError(
             f"The weights of {source} do not fit their configuration: expected {len(wanted)} "
@@ -365,23 +433,11 @@ def _compare(
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    odd = [
-        f"{names[name]}: {stored[names[name]].kind}"
-        for name in wanted
-        if stored[names[name]].kind not in FLOAT_TYPES
-    ]
     if odd:
         raise CheckpointError(
             f"The weights of {source} are not floating-point numbers: expected "
             f"{', '.join(FLOAT_TYPES)}, found {odd[0]} and {len(odd) - 1} more. Quantised models "
             "are not read; use the original."
         )
-    numbers = sum(math.prod(shape) for shape in wanted.values())
-    if numbers == 0:
+    if sum(math.prod(shape) for shape in wanted.values()) == 0:
         raise CheckpointError(f"The weights of {source} are empty.")
-
-
-def _placed(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None) -> Tensor:
-    """Copy a tensor to where and as what it is wanted."""
-    kind = dtype or (torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-    return tensor.to(device=device, dtype=kind, copy=True).contiguous()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,8 @@ def test_zero_padding_is_one_batch_as_given_and_does_change_results():
 
 
 def test_attention_mask_false_hides_the_lengths():
-    bundle = make_bundle(padding="zeros").with_input_spec(attention_mask=False)
+    bundle = make_bundle(padding="zeros")
+    bundle = replace(bundle, input_spec=replace(bundle.input_spec, attention_mask=False))
     recordings = waveforms(1.0, 0.5)
     shown = Engine(make_bundle(padding="zeros")).run(recordings)
     hidden = Engine(bundle).run(recordings)

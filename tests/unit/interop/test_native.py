@@ -134,7 +134,7 @@ def test_a_cut_file_is_refused(folder: Path, name: str) -> None:
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: len(data) // 2])
     with pytest.raises((CheckpointError, FormatError), match=name):
-        native.load_model(folder)
+        load.load_model(folder)
 
 
 def test_hashes_cannot_point_elsewhere(folder: Path) -> None:
@@ -142,7 +142,7 @@ def test_hashes_cannot_point_elsewhere(folder: Path) -> None:
     (folder / "hashes.json").write_text(json.dumps({**hashes, "../x": "0"}))
     (folder.parent / "x").write_text("x")
     with pytest.raises(CheckpointError, match=r"\.\./x"):
-        native.load_model(folder)
+        load.load_model(folder)
 
 
 def test_names_and_shapes_must_fit_exactly(folder: Path) -> None:
@@ -152,7 +152,7 @@ def test_names_and_shapes_must_fit_exactly(folder: Path) -> None:
 
     change_weights(folder, change)
     with pytest.raises(CheckpointError) as caught:
-        native.load_model(folder)
+        load.load_model(folder)
     assert caught.value.missing == ("head.bias",)
     assert caught.value.unexpected == ("extra",)
     assert caught.value.mismatched == ("head.weight: expected (8, 16), found (16, 8)",)
@@ -167,7 +167,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
 
     change_weights(folder, change)
     with pytest.raises(CheckpointError, match=r"encoder\.projection\.bias"):
-        native.load_model(folder)
+        load.load_model(folder)
     bundle = tiny_ctc()
     with torch.no_grad():
         bundle.model.encoder.projection.bias[3] = value
@@ -182,14 +182,14 @@ def test_weights_must_be_floating_point(folder: Path) -> None:
 
     change_weights(folder, change)
     with pytest.raises(CheckpointError, match=r"head\.bias: I32"):
-        native.load_model(folder)
+        load.load_model(folder)
 
 
 def test_an_older_model_is_replaced_whole(folder: Path) -> None:
     (folder / "left_over.txt").write_text("x")
     bundle = tiny_ctc(seed=1)
     native.save_model(bundle, folder)
-    loaded = native.load_model(folder)
+    loaded = load.load_model(folder)
     assert torch.equal(
         loaded.model.state_dict()["head.weight"], bundle.model.state_dict()["head.weight"]
     )
@@ -209,7 +209,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"x"
     (tmp_path / "empty").mkdir()
     native.save_model(tiny_ctc(), tmp_path / "empty")
-    native.load_model(tmp_path / "empty")
+    load.load_model(tmp_path / "empty")
 
 
 def test_a_failure_while_writing_leaves_the_old_model(
@@ -224,7 +224,7 @@ def test_a_failure_while_writing_leaves_the_old_model(
     with pytest.raises(OSError, match="disk is full"):
         native.save_model(tiny_ctc(seed=1), folder)
     assert native.fingerprint(folder) == before
-    native.load_model(folder)
+    load.load_model(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
@@ -263,13 +263,13 @@ def test_settings_that_are_not_valid(
 ) -> None:
     change_config(folder, lambda data: data.update(change))
     with pytest.raises(error, match=message):
-        native.load_model(folder)
+        load.load_model(folder)
 
 
 def test_a_missing_key_is_named(folder: Path) -> None:
     change_config(folder, lambda data: data.pop("input_spec"))
     with pytest.raises(FormatError, match="input_spec"):
-        native.load_model(folder)
+        load.load_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_missing_key_is_named(folder: Path) -> None:
 def test_sizes_beyond_reason_are_refused_at_once(folder: Path, name: str, value: int) -> None:
     change_config(folder, lambda data: data["config"]["encoder"].update({name: value}))
     with pytest.raises(ConfigError, match=name):
-        native.load_model(folder)
+        load.load_model(folder)
 
 
 def test_fingerprint(folder: Path, tmp_path: Path) -> None:

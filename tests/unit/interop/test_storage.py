@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from unheard.errors import CheckpointError, FormatError
 from unheard.interop import storage
+from unheard.interop.safetensors_store import SafetensorsStore
 
 
 def with_header(header: bytes, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -64,12 +65,12 @@ def test_files_that_are_not_sound_are_refused(tmp_path: Path, content: bytes) ->
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a sound"):
-        storage.list_tensors([path])
+        SafetensorsStore([path])
 
 
 def test_a_sound_file_is_listed(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2, 3), "b": torch.ones(())}, tmp_path / "x.safetensors")
-    stored = storage.list_tensors([tmp_path / "x.safetensors"])
+    stored = SafetensorsStore([tmp_path / "x.safetensors"]).tensors
     assert {name: (tensor.shape, tensor.kind) for name, tensor in stored.items()} == {
         "a": ((2, 3), "F32"),
         "b": ((), "F32"),
@@ -80,7 +81,7 @@ def test_a_name_in_two_files_is_refused(tmp_path: Path) -> None:
     for name in ("one", "two"):
         save_file({"a": torch.ones(2)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(CheckpointError, match="stored twice"):
-        storage.list_tensors([tmp_path / "one.safetensors", tmp_path / "two.safetensors"])
+        SafetensorsStore([tmp_path / "one.safetensors", tmp_path / "two.safetensors"])
 
 
 def too_large(path: Path) -> None:
