@@ -31,11 +31,13 @@ if TYPE_CHECKING:
         UnheardError,
     )
     from unheard.interop.bundle import ModelBundle
-    from unheard.interop.load import load_model
-    from unheard.interop.native import save_model
+    from unheard.interop.inspection import Inspection
+    from unheard.interop.load import load_model, save_model
+    from unheard.tasks.convert import convert
     from unheard.tasks.emissions import emissions
     from unheard.tasks.evaluate import evaluate
     from unheard.tasks.finetune import finetune
+    from unheard.tasks.inspect import inspect
     from unheard.tasks.learn import learn
     from unheard.tasks.pretrain import pretrain
     from unheard.tasks.scan import scan
@@ -56,7 +58,10 @@ __all__ = [
     # models
     "load_model",
     "save_model",
+    "inspect",
+    "convert",
     "ModelBundle",
+    "Inspection",
     # what flows between them
     "Waveform",
     "InputSpec",
@@ -87,8 +92,11 @@ _MODULES = {
     "transcribe": "unheard.tasks.transcribe",
     "emissions": "unheard.tasks.emissions",
     "load_model": "unheard.interop.load",
-    "save_model": "unheard.interop.native",
+    "save_model": "unheard.interop.load",
+    "inspect": "unheard.tasks.inspect",
+    "convert": "unheard.tasks.convert",
     "ModelBundle": "unheard.interop.bundle",
+    "Inspection": "unheard.interop.inspection",
     "Waveform": "unheard.audio.signal",
     "InputSpec": "unheard.audio.signal",
     "Utterance": "unheard.data.manifest",

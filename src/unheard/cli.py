@@ -115,6 +115,18 @@ def _transcribe(words: list[str]) -> int:
     return _call("transcribe", transcribe_files, words)
 
 
+def _inspect(words: list[str]) -> int:
+    from unheard.tasks.inspect import inspect
+
+    return _call("inspect", inspect, words)
+
+
+def _convert(words: list[str]) -> int:
+    from unheard.tasks.convert import convert
+
+    return _call("convert", convert, words)
+
+
 def _demo(words: list[str]) -> int:
     from unheard.tasks.demo import demo
 
@@ -147,6 +159,12 @@ VERBS = {
         summary="write what is said in recordings: txt, jsonl, srt or vtt",
         run=_transcribe,
         resumes=True,
+    ),
+    "inspect": Verb(
+        summary="say what a stored model is, without reading its weights", run=_inspect
+    ),
+    "convert": Verb(
+        summary="write a stored model in another format, checked tensor by tensor", run=_convert
     ),
     "demo": Verb(
         summary="the whole main job on a small synthetic corpus, in minutes",

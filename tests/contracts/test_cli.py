@@ -46,6 +46,8 @@ def test_help_lists_every_verb_on_standard_output(capsys: pytest.CaptureFixture[
         "finetune",
         "evaluate",
         "transcribe",
+        "inspect",
+        "convert",
         "demo",
         "doctor",
     ):

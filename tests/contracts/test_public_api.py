@@ -16,7 +16,10 @@ PUBLIC = [
     "emissions",
     "load_model",
     "save_model",
+    "inspect",
+    "convert",
     "ModelBundle",
+    "Inspection",
     "Waveform",
     "InputSpec",
     "Utterance",
@@ -60,7 +63,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["learn", "scan", "pretrain", "finetune", "evaluate", "transcribe", "emissions", "load_model"],
+    [
+        "learn",
+        "scan",
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "transcribe",
+        "emissions",
+        "load_model",
+        "save_model",
+        "inspect",
+        "convert",
+    ],
 )
 def test_verbs_take_two_arguments_by_position_at_most(name: str) -> None:
     parameters = inspect.signature(getattr(unheard, name)).parameters.values()
