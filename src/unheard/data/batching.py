@@ -4,8 +4,13 @@ The plan of an epoch depends on the lengths, the seed and the epoch only, so a r
 batch by its number, whatever loads the data.
 """
 
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +21,8 @@ from unheard.tensors import derive_seed
 Fit = Literal["crop", "pad"]
 """How a batch gets one length: cropped to its shortest utterance, or padded to its longest."""
 
+_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
@@ -23,6 +30,45 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
+
+
+class EpochPlan(Sequence[NDArray[np.int64]]):
+    """The batches of one epoch, in the order they are taken; ten million utterances fit.
+
+    Item `number` is the array of utterance numbers of that batch. What is kept is one number an
+    utterance and two a batch, not an array object a batch.
+    """
+
+    def __init__(
+        self, order: NDArray[np.int64], cuts: NDArray[np.int64], shuffled: NDArray[np.int64]
+    ) -> None:
+        """Keep the parts of a plan.
+
+        Args:
+            order: (utterances,) utterance numbers by length.
+            cuts: (batches + 1,) where each batch begins in `order`, and the end.
+            shuffled: (batches,) which of them comes first, second, ...
+        """
+        self._order = order
+        self._cuts = cuts
+        self._shuffled = shuffled
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return self._shuffled.shape[0]
+
+    @overload
+    def __getitem__(self, number: int) -> NDArray[np.int64]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "EpochPlan": ...
+
+    def __getitem__(self, number: int | slice) -> "NDArray[np.int64] | EpochPlan":
+        """Utterance numbers of a batch, or a part of the plan."""
+        if isinstance(number, slice):
+            return EpochPlan(self._order, self._cuts, self._shuffled[number])
+        batch = self._shuffled[number]
+        return self._order[self._cuts[batch] : self._cuts[batch + 1]]
 
 
 def plan_epoch(
@@ -33,7 +79,7 @@ def plan_epoch(
     max_samples: int,
     seed: int,
     epoch: int,
-) -> list[NDArray[np.int64]]:
+) -> EpochPlan:
     """Sort by length with random ties, cut into batches of about one size, shuffle the batches.
 
     Args:
@@ -64,25 +110,53 @@ def plan_epoch(
     # Blurring lengths by a few per cent mixes the neighbours anew in each epoch.
     blurred = lengths * generator.uniform(0.95, 1.05, size=lengths.shape)
     order = np.argsort(blurred, kind="stable")
-    batches: list[NDArray[np.int64]] = []
-    current: list[int] = []
-    shortest, longest = max_samples, 0
-    for number in order:
-        length = int(lengths[number])
-        shortest, longest = min(shortest, length), max(longest, length)
-        size = (shortest if fit == "crop" else longest) * (len(current) + 1)
-        if current and size > batch_samples:
-            batches.append(np.asarray(current, dtype=np.int64))
-            current = []
-            shortest = longest = length
-        current.append(int(number))
-    batches.append(np.asarray(current, dtype=np.int64))
-    generator.shuffle(batches)
-    return batches
+    del blurred
+    cut = _cut_cropped if fit == "crop" else _cut_padded
+    starts = cut(_slowly(lengths[order]), batch_samples)
+    shuffled = np.arange(len(starts))
+    generator.shuffle(shuffled)
+    cuts = np.asarray([*starts, lengths.shape[0]], dtype=np.int64)
+    return EpochPlan(order, cuts, shuffled)
+
+
+def _cut_cropped(lengths: Iterable[int], batch_samples: int) -> list[int]:
+    """Where batches begin whose utterances are all cropped to their shortest."""
+    starts = [0]
+    start, shortest = 0, sys.maxsize
+    for after, length in enumerate(lengths, start=1):
+        if length < shortest:
+            shortest = length
+        if shortest * (after - start) > batch_samples and after - start > 1:
+            start, shortest = after - 1, length
+            starts.append(start)
+    return starts
+
+
+def _cut_padded(lengths: Iterable[int], batch_samples: int) -> list[int]:
+    """Where batches begin whose utterances are all padded to their longest."""
+    starts = [0]
+    start, longest = 0, 0
+    for after, length in enumerate(lengths, start=1):
+        if length > longest:
+            longest = length
+        if longest * (after - start) > batch_samples and after - start > 1:
+            start, longest = after - 1, length
+            starts.append(start)
+    return starts
+
+
+def _slowly(values: NDArray[np.int64]) -> Iterator[int]:
+    """Give numbers as Python's own, which plain loops run fastest on, without a list of all."""
+    return chain.from_iterable(
+        values[first : first + _AT_ONCE].tolist() for first in range(0, len(values), _AT_ONCE)
+    )
 
 
 class BatchPlan:
-    """The endless list of batches of a run, addressed by position."""
+    """The endless list of batches of a run, addressed by position, from any thread."""
+
+    _EPOCHS_KEPT = 2
+    """Loading ahead reaches into the next epoch while this one is still asked for."""
 
     def __init__(
         self,
@@ -98,8 +172,8 @@ class BatchPlan:
         self._fit: Fit = fit
         self._max_samples = max_samples
         self._seed = seed
-        self._epoch = -1
-        self._batches: list[NDArray[np.int64]] = []
+        self._plans: OrderedDict[int, EpochPlan] = OrderedDict()
+        self._lock = threading.Lock()
 
     def batch(self, position: Position) -> NDArray[np.int64]:
         """Utterance numbers of the batch at a position."""
@@ -116,19 +190,26 @@ class BatchPlan:
 
     def after(self, position: Position) -> Position:
         """Position of the batch that follows."""
-        if position.batch + 1 < len(self._plan(position.epoch)):
-            return Position(epoch=position.epoch, batch=position.batch + 1)
-        return Position(epoch=position.epoch + 1, batch=0)
+        return self.ahead(position, 1)
 
-    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        if epoch != self._epoch:
-            self._batches = plan_epoch(
-                self._num_samples,
-                batch_samples=self._batch_samples,
-                fit=self._fit,
-                max_samples=self._max_samples,
-                seed=self._seed,
-                epoch=epoch,
-            )
-            self._epoch = epoch
-        return self._batches
+    def ahead(self, position: Position, count: int) -> Position:
+        """Position `count` batches further on, over the ends of epochs."""
+        epoch, batch = position.epoch, position.batch + count
+        while batch >= (size := len(self._plan(epoch))):
+            epoch, batch = epoch + 1, batch - size
+        return Position(epoch=epoch, batch=batch)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        with self._lock:
+            if epoch not in self._plans:
+                while len(self._plans) >= self._EPOCHS_KEPT:
+                    self._plans.popitem(last=False)
+                self._plans[epoch] = plan_epoch(
+                    self._num_samples,
+                    batch_samples=self._batch_samples,
+                    fit=self._fit,
+                    max_samples=self._max_samples,
+                    seed=self._seed,
+                    epoch=epoch,
+                )
+            return self._plans[epoch]

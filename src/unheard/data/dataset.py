@@ -1,7 +1,9 @@
-"""Batches of samples, with or without labels, from decoded recordings."""
+"""Batches of samples, with or without labels, from a store of utterances."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import Generic, Protocol, TypeVar
@@ -13,8 +15,9 @@ from torch import Tensor
 
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.data.batching import BatchPlan, Position
-from unheard.data.pcm import PcmStore
+from unheard.data.store import Cut, SampleStore
 from unheard.data.units import FrameRule, UnitStore
+from unheard.errors import ConfigError
 from unheard.tensors import derive_seed
 
 
@@ -101,7 +104,7 @@ class UnlabelledSource:
 
     def __init__(
         self,
-        store: PcmStore,
+        store: SampleStore,
         *,
         input_spec: InputSpec,
         batch_seconds: float,
@@ -139,6 +142,11 @@ class UnlabelledSource:
         """Length of the usable utterances together [seconds]."""
         return float(self._store.num_samples[self._usable].sum()) / SAMPLE_RATE
 
+    @property
+    def loads_at_once(self) -> int:
+        """How many batches are best made at the same time."""
+        return self._store.loads_at_once
+
     def load(self, position: Position) -> AudioBatch:
         """Crop and stack the utterances of the batch at a position."""
         numbers = self._usable[self.plan.batch(position)]
@@ -165,7 +173,7 @@ class UnlabelledSource:
 
 
 def crop_batch(
-    store: PcmStore,
+    store: SampleStore,
     numbers: NDArray[np.int64],
     starts: Sequence[int],
     count: int,
@@ -178,10 +186,11 @@ def crop_batch(
 
     With units, `starts` are multiples of the encoder's stride.
     """
-    rows = [
-        read_samples(store, int(number), input_spec, start, count)
+    cuts = [
+        Cut(number=int(number), start=start, count=count)
         for number, start in zip(numbers, starts, strict=True)
     ]
+    rows = store.read(cuts, spec=input_spec)
     labels = None
     if units is not None and encoder is not None:
         frames = encoder.num_frames(count)
@@ -195,7 +204,7 @@ def crop_batch(
         )
     return AudioBatch(
         samples=torch.from_numpy(np.stack(rows)),
-        ids=tuple(store.ids[number] for number in numbers),
+        ids=tuple(store.ids[int(number)] for number in numbers),
         units=labels,
     )
 
@@ -205,7 +214,7 @@ class LabelledSource:
 
     def __init__(
         self,
-        store: PcmStore,
+        store: SampleStore,
         targets: Sequence[Sequence[int]],
         *,
         input_spec: InputSpec,
@@ -224,6 +233,11 @@ class LabelledSource:
             seed=seed,
         )
 
+    @property
+    def loads_at_once(self) -> int:
+        """How many batches are best made at the same time."""
+        return self._store.loads_at_once
+
     def load(self, position: Position) -> LabelledBatch:
         """Pad and stack the utterances of the batch at a position."""
         return labelled_batch(
@@ -232,7 +246,7 @@ class LabelledSource:
 
 
 def labelled_batch(
-    store: PcmStore,
+    store: SampleStore,
     targets: Sequence[Sequence[int]],
     numbers: Sequence[int] | NDArray[np.int64],
     *,
@@ -244,8 +258,9 @@ def labelled_batch(
     width = max(1, *(len(targets[number]) for number in numbers)) if len(numbers) else 1
     padded = torch.zeros(len(numbers), width, dtype=torch.int64)
     target_lengths = torch.zeros(len(numbers), dtype=torch.int64)
+    whole = store.read([Cut(number=int(number)) for number in numbers], spec=input_spec)
     for row, number in enumerate(numbers):
-        samples[row, : lengths[row]] = read_samples(store, int(number), input_spec, 0, None)
+        samples[row, : lengths[row]] = whole[row]
         target = targets[number]
         padded[row, : len(target)] = torch.as_tensor(target, dtype=torch.int64)
         target_lengths[row] = len(target)
@@ -254,37 +269,50 @@ def labelled_batch(
         lengths=torch.from_numpy(lengths.astype(np.int64)),
         targets=padded,
         target_lengths=target_lengths,
-        ids=tuple(store.ids[number] for number in numbers),
+        ids=tuple(store.ids[int(number)] for number in numbers),
     )
 
 
-def read_samples(
-    store: PcmStore, number: int, spec: InputSpec, start: int, count: int | None
-) -> NDArray[np.float32]:
-    """Read samples of one utterance as the input spec wants them."""
-    if spec.normalize:
-        return store.normalized(number, epsilon=spec.normalize_epsilon, start=start, count=count)
-    return store.samples(number, start=start, count=count)
-
-
 class Prefetch(Generic[Batch]):
-    """Batches from a position on, made in a thread a little ahead of their use.
+    """Batches from a position on, made in threads a little ahead of their use.
 
-    The thread holds no state that matters: what it makes depends on the position alone. An
-    exception in it is raised where the batch is asked for.
+    The threads hold no state that matters: what they make depends on the position alone. An
+    exception in them is raised where the batch is asked for.
+
+    Of `world` processes that train together, each makes only the batches that are its own: of
+    every `world` in a row, the one at its rank. All of them count the same positions, so a run
+    goes on with any other number of processes, and an epoch holds the same batches.
     """
 
     _AHEAD = 4
 
-    def __init__(self, source: Source[Batch], position: Position) -> None:
+    def __init__(
+        self, source: Source[Batch], position: Position, *, rank: int = 0, world: int = 1
+    ) -> None:
+        """Start loading.
+
+        Args:
+            source: makes the batches. One whose `loads_at_once` is above 1 is asked for so many
+                at the same time.
+            position: of the first batch.
+            rank: number of this process.
+            world: how many there are.
+
+        Raises:
+            ConfigError: if there is no such rank.
+        """
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank must be within 0 .. {world - 1}, got {rank}.")
         self._source = source
+        self._rank = rank
+        self._world = world
         self._queue: Queue[tuple[Position, Batch] | BaseException] = Queue(self._AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(position,), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[tuple[Position, Batch]]:
-        """Give (position after this batch, batch) for ever."""
+        """Give (position after this batch and those of the other ranks, batch) for ever."""
         while True:
             item = self._queue.get()
             if isinstance(item, BaseException):
@@ -292,7 +320,7 @@ class Prefetch(Generic[Batch]):
             yield item
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the threads."""
         self._stop.set()
         try:
             while True:
@@ -301,13 +329,39 @@ class Prefetch(Generic[Batch]):
             self._thread.join(timeout=10)
 
     def _work(self, position: Position) -> None:
+        loads = getattr(self._source, "loads_at_once", 1)
         try:
-            while not self._stop.is_set():
-                batch = self._source.load(position)
-                position = self._source.plan.after(position)
-                self._put((position, batch))
+            if loads > 1:
+                self._load_together(position, loads)
+            else:
+                self._load_in_turn(position)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self._put(error)
+
+    def _load_in_turn(self, position: Position) -> None:
+        while not self._stop.is_set():
+            own, position = self._own_and_next(position)
+            self._put((position, self._source.load(own)))
+
+    def _load_together(self, position: Position, loads: int) -> None:
+        waiting: deque[tuple[Position, Future[Batch]]] = deque()
+        with ThreadPoolExecutor(loads) as pool:
+            try:
+                while not self._stop.is_set():
+                    while len(waiting) < loads:
+                        own, position = self._own_and_next(position)
+                        waiting.append((position, pool.submit(self._source.load, own)))
+                    after, batch = waiting.popleft()
+                    self._put((after, batch.result()))
+            finally:
+                for _, batch in waiting:
+                    batch.cancel()
+
+    def _own_and_next(self, position: Position) -> tuple[Position, Position]:
+        """Where this rank's batch lies, and where the next ones of all ranks begin."""
+        plan = self._source.plan
+        own = plan.ahead(position, self._rank)
+        return own, plan.ahead(own, self._world - self._rank)
 
     def _put(self, item: "tuple[Position, Batch] | BaseException") -> None:
         while not self._stop.is_set():

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unheard.audio import io
-from unheard.audio.signal import SAMPLE_RATE
+from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.data.manifest import Utterance
+from unheard.data.store import Cut
 from unheard.errors import AudioError, FormatError
 from unheard.files import atomic_path, locked, read_json, sha256_file, write_json_atomic
 
@@ -45,8 +46,11 @@ class PcmStore:
         ids: utterance ids in order.
         num_samples: (utterances,) int64 [samples at 16 kHz].
         sha256: of all samples.
+        loads_at_once: batches are made one after another; there is nothing to wait for.
         unreadable: utterances left out, and why.
     """
+
+    loads_at_once = 1
 
     def __init__(self, folder: Path) -> None:
         index = read_json(folder / "index.json")
@@ -109,6 +113,17 @@ class PcmStore:
         scale = 1.0 / np.sqrt(self._variances[index] + epsilon)
         samples = self.samples(index, start=start, count=count)
         return ((samples - self._means[index]) * scale).astype(np.float32)
+
+    def read(self, cuts: Sequence[Cut], *, spec: InputSpec) -> list[NDArray[np.float32]]:
+        """Read stretches of utterances as an input spec wants them, in the order asked for."""
+        if not spec.normalize:
+            return [self.samples(cut.number, start=cut.start, count=cut.count) for cut in cuts]
+        return [
+            self.normalized(
+                cut.number, epsilon=spec.normalize_epsilon, start=cut.start, count=cut.count
+            )
+            for cut in cuts
+        ]
 
 
 def open_store(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from unheard.audio.cepstra import WINDOW_SAMPLES, cepstra
 from unheard.data.kmeans import fit_kmeans, squared_distances
-from unheard.data.pcm import PcmStore
+from unheard.data.store import SampleStore
 from unheard.errors import ConfigError
 from unheard.files import atomic_path, read_json, write_json_atomic
 from unheard.tensors import derive_seed
@@ -57,7 +57,7 @@ class FrameFeatures(Protocol):
         """Differs between features that give different vectors."""
         ...
 
-    def of(self, store: PcmStore, number: int) -> NDArray[np.float32]:
+    def of(self, store: SampleStore, number: int) -> NDArray[np.float32]:
         """Describe one utterance of a store, (frames, size)."""
         ...
 
@@ -79,7 +79,7 @@ class CepstralFeatures:
         self.frame_rule = encoder
         self.fingerprint = f"cepstra {encoder.stride_samples} {encoder.receptive_field_samples}"
 
-    def of(self, store: PcmStore, number: int) -> NDArray[np.float32]:
+    def of(self, store: SampleStore, number: int) -> NDArray[np.float32]:
         """Describe one utterance of a store, (frames, features)."""
         return cepstra(
             store.normalized(number, epsilon=1e-8),
@@ -115,7 +115,7 @@ class UnitStore:
 
 
 def open_units(
-    store: PcmStore,
+    store: SampleStore,
     features: FrameFeatures,
     *,
     units: int,
@@ -151,7 +151,7 @@ def open_units(
 
 
 def _label_all(
-    store: PcmStore,
+    store: SampleStore,
     features: FrameFeatures,
     frames: NDArray[np.int64],
     units: int,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unheard.data.pcm import PcmStore
+from unheard.data.store import SampleStore
 from unheard.errors import ConfigError
 from unheard.interop.bundle import ModelBundle
 from unheard.models.config import EncoderConfig
@@ -46,7 +46,7 @@ class HiddenFeatures:
         """Where the frames lie: those of the network."""
         return self.bundle.encoder_config
 
-    def of(self, store: PcmStore, number: int) -> NDArray[np.float32]:
+    def of(self, store: SampleStore, number: int) -> NDArray[np.float32]:
         """Describe one utterance of a store, (frames, dim)."""
         spec = self.bundle.input_spec
         if self.frame_rule.num_frames(int(store.num_samples[number])) == 0:

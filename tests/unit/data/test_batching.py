@@ -1,4 +1,5 @@
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from unheard.data.batching import BatchPlan, Position, plan_epoch
 from unheard.errors import ConfigError
+from unheard.tensors import derive_seed
 
 LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=80).map(
     lambda values: np.asarray(values, dtype=np.int64)
@@ -124,3 +126,81 @@ def test_impossible_plans_are_refused(
     found = plan(np.asarray(lengths, dtype=np.int64), **settings)
     with pytest.raises(ConfigError, match=message):
         found.batch(Position())
+
+
+def plan_by_the_first_version(
+    num_samples: NDArray[np.int64],
+    *,
+    batch_samples: int,
+    fit: Literal["crop", "pad"],
+    max_samples: int,
+    seed: int,
+    epoch: int,
+) -> list[list[int]]:
+    """Plan as the first version did, which stored positions of old runs count in."""
+    generator = np.random.default_rng(derive_seed(seed, "epoch", epoch))
+    lengths = np.minimum(num_samples, max_samples)
+    blurred = lengths * generator.uniform(0.95, 1.05, size=lengths.shape)
+    batches: list[list[int]] = []
+    current: list[int] = []
+    shortest, longest = max_samples, 0
+    for number in np.argsort(blurred, kind="stable"):
+        length = int(lengths[number])
+        shortest, longest = min(shortest, length), max(longest, length)
+        size = (shortest if fit == "crop" else longest) * (len(current) + 1)
+        if current and size > batch_samples:
+            batches.append(current)
+            current = []
+            shortest = longest = length
+        current.append(int(number))
+    batches.append(current)
+    generator.shuffle(batches)
+    return batches
+
+
+@given(
+    LENGTHS, st.integers(1, 6000), FITS, st.integers(1, 3000), st.integers(0, 9), st.integers(0, 9)
+)
+def test_runs_of_older_versions_find_their_batches(
+    lengths: NDArray[np.int64],
+    batch_samples: int,
+    fit: Literal["crop", "pad"],
+    max_samples: int,
+    seed: int,
+    epoch: int,
+) -> None:
+    settings = {"batch_samples": batch_samples, "max_samples": max_samples}
+    found = plan_epoch(lengths, fit=fit, seed=seed, epoch=epoch, **settings)
+    expected = plan_by_the_first_version(lengths, fit=fit, seed=seed, epoch=epoch, **settings)
+    assert [batch.tolist() for batch in found] == expected
+    assert all(batch.dtype == np.int64 for batch in found)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_a_hundred_thousand_utterances_are_planned_as_by_the_first_version(
+    fit: Literal["crop", "pad"],
+) -> None:
+    """More than the plan looks at in one go."""
+    lengths = np.random.default_rng(1).integers(8000, 400_000, size=100_000)
+    settings = {"batch_samples": 1_400_000, "max_samples": 250_000, "seed": 4, "epoch": 2}
+    found = plan_epoch(lengths, fit=fit, **settings)
+    expected = plan_by_the_first_version(lengths, fit=fit, **settings)
+    assert [batch.tolist() for batch in found] == expected
+    assert [batch.tolist() for batch in found[-2:]] == expected[-2:]
+    with pytest.raises(IndexError):
+        found[len(found)]
+
+
+def test_threads_may_ask_across_the_end_of_an_epoch() -> None:
+    found = plan(MANY)
+    expected = {epoch: all_batches(plan(MANY), epoch) for epoch in range(4)}
+    asked = [
+        Position(epoch=epoch, batch=batch)
+        for epoch, batches in expected.items()
+        for batch in range(len(batches))
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        batches = list(pool.map(found.batch, asked))
+    assert [batch.tolist() for batch in batches] == [
+        batch for epoch in range(4) for batch in expected[epoch]
+    ]

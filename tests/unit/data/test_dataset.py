@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,58 @@ def test_closing_ends_the_thread_at_any_time(taken: int) -> None:
     batches.close()
     batches.close()
     assert threads() == before
+
+
+class Together(Numbered):
+    """A source that is asked for several batches at once and makes later ones sooner."""
+
+    loads_at_once = 3
+
+    def load(self, position: Position) -> AudioBatch:
+        time.sleep(0.02 * (2 - position.batch))
+        return super().load(position)
+
+
+def numbers_of(source: Numbered, count: int, **more: int) -> list[tuple[list[float], Position]]:
+    batches = Prefetch(source, Position(epoch=0, batch=1), **more)
+    stream = iter(batches)
+    found = [(batch.samples.tolist()[0], after) for after, batch in islice(stream, count)]
+    batches.close()
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_batches_made_at_the_same_time_come_in_the_same_order(world: int) -> None:
+    before = threads()
+    for rank in range(world):
+        shares = {"rank": rank, "world": world}
+        assert numbers_of(Together(), 9, **shares) == numbers_of(Numbered(), 9, **shares)
+    assert threads() == before
+
+
+def test_an_error_of_one_of_several_loads_comes_in_its_place() -> None:
+    before = threads()
+    batches = Prefetch(Together(broken_at=4), Position())
+    stream = iter(batches)
+    next(stream)
+    with pytest.raises(AudioError, match="the disk has gone"):
+        list(islice(stream, 8))
+    batches.close()
+    assert threads() == before
+
+
+def test_ranks_share_the_batches_and_count_the_same_positions() -> None:
+    alone = numbers_of(Numbered(), 12)
+    for world in (2, 3, 4):
+        shares = [
+            numbers_of(Numbered(), 12 // world, rank=rank, world=world) for rank in range(world)
+        ]
+        for group, together in enumerate(zip(*shares, strict=True)):
+            own = alone[group * world : (group + 1) * world]
+            assert [batch for batch, _ in together] == [batch for batch, _ in own]
+            assert {after for _, after in together} == {own[-1][1]}
+
+
+def test_there_is_no_rank_beyond_the_world() -> None:
+    with pytest.raises(ConfigError, match=r"rank must be within 0 \.\. 1, got 2"):
+        Prefetch(Numbered(), Position(), rank=2, world=2)
