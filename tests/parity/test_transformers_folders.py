@@ -21,7 +21,8 @@ from transformers import (
 
 import unheard
 from unheard.audio.signal import normalize
-from unheard.interop import huggingface, load
+from unheard.interop import load
+from unheard.interop.huggingface import features, writer
 
 
 @pytest.mark.parametrize("kind", ["group", "layer"])
@@ -30,7 +31,7 @@ def test_transformers_loads_what_we_write(tmp_path: Path, kind: Any, dtype: torc
     bundle = tiny_ctc(kind)
     redraw(bundle.model, seed=1)
     bundle.model.to(dtype)
-    huggingface.save_huggingface(bundle, tmp_path / "model")
+    writer.save(bundle, tmp_path / "model")
     theirs, notes = Wav2Vec2ForCTC.from_pretrained(
         tmp_path / "model", output_loading_info=True, dtype=dtype
     )
@@ -55,7 +56,7 @@ def test_transformers_loads_a_pretraining_model(tmp_path: Path, kind: Any) -> No
     bundle = tiny_pretraining(kind)
     redraw(bundle.model, seed=1)
     bundle.model.double()
-    huggingface.save_huggingface(bundle, tmp_path / "model")
+    writer.save(bundle, tmp_path / "model")
     theirs, notes = Wav2Vec2ForPreTraining.from_pretrained(
         tmp_path / "model", output_loading_info=True, dtype=torch.float64
     )
@@ -75,7 +76,7 @@ def test_transformers_loads_the_encoder_of_a_masked_unit_model(tmp_path: Path, k
     bundle = tiny_masked_units(kind)
     redraw(bundle.model, seed=1)
     bundle.model.double()
-    huggingface.save_huggingface(bundle, tmp_path / "model")
+    writer.save(bundle, tmp_path / "model")
     theirs, notes = Wav2Vec2Model.from_pretrained(
         tmp_path / "model", output_loading_info=True, dtype=torch.float64
     )
@@ -93,7 +94,7 @@ def test_transformers_loads_the_encoder_of_a_masked_unit_model(tmp_path: Path, k
 def test_a_model_survives_the_way_there_and_back(tmp_path: Path, kind: str) -> None:
     pair = make_pair(tmp_path / "theirs", SMALL | KINDS[kind], seed=2)
     bundle = load.load_model(tmp_path / "theirs")
-    huggingface.save_huggingface(bundle, tmp_path / "ours")
+    writer.save(bundle, tmp_path / "ours")
     again = Wav2Vec2ForCTC.from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
     samples, _, _ = make_samples((3000,), seed=2)
     with torch.no_grad():
@@ -134,7 +135,7 @@ def test_input_is_normalised_alike(length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     samples = (0.1 * torch.randn(length, generator=generator) + 0.02).numpy()
     theirs = Wav2Vec2FeatureExtractor(do_normalize=True)(samples, sampling_rate=16000)
-    ours = normalize(samples, epsilon=huggingface.FEATURE_EPSILON)
+    ours = normalize(samples, epsilon=features.FEATURE_EPSILON)
     assert (ours == theirs.input_values[0]).all()
 
 

@@ -11,8 +11,11 @@ import torch
 
 from unheard.errors import ConfigError, FormatError
 from unheard.files import sha256_file
-from unheard.interop import huggingface, native, storage
+from unheard.interop import native, storage
 from unheard.interop.bundle import ModelBundle
+from unheard.interop.huggingface import hub
+from unheard.interop.huggingface import reader as huggingface_reader
+from unheard.interop.huggingface import writer as huggingface_writer
 from unheard.interop.reading import Reading
 
 HUB_PREFIX = "hf:"
@@ -22,7 +25,7 @@ RESULT_FOLDER = "model"
 """Where the folder that a training verb wrote to keeps its model."""
 
 _WRITERS: Mapping[str, Callable[[ModelBundle, Path], Path]] = MappingProxyType(
-    {"unheard": native.save_model, "huggingface": huggingface.save_huggingface}
+    {"unheard": native.save_model, "huggingface": huggingface_writer.save}
 )
 
 
@@ -76,10 +79,10 @@ def open_model(source: str | os.PathLike[str], *, adapter: str | None = None) ->
     Raises:
         UnheardError: as `load_model`.
     """
-    folder, provenance = _find(source)
+    folder, provenance = _find(source, adapter=adapter)
     if _is_native(folder):
         return native.open_model(folder, adapter=adapter)
-    return huggingface.open_model(folder, adapter=adapter, provenance=provenance)
+    return huggingface_reader.open_model(folder, adapter=adapter, provenance=provenance)
 
 
 def save_model(
@@ -120,23 +123,25 @@ def model_fingerprint(source: str | os.PathLike[str]) -> str:
     folder, _ = _find(source)
     if _is_native(folder):
         return native.fingerprint(folder)
-    files = huggingface.model_files(folder)
+    files = huggingface_reader.model_files(folder)
     text = "\n".join(f"{file.name} {sha256_file(file)}" for file in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _find(source: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
+def _find(
+    source: str | os.PathLike[str], *, adapter: str | None = None
+) -> tuple[Path, dict[str, str]]:
     """Find the folder of a source, fetching it from the hub if it must be."""
     name = os.fspath(source)
     if isinstance(source, str) and name.startswith(HUB_PREFIX):
-        return huggingface.fetch(name.removeprefix(HUB_PREFIX))
+        return hub.fetch(name.removeprefix(HUB_PREFIX), adapter=adapter)
     path = Path(name)
     if path.is_dir():
         for folder in (path, path / RESULT_FOLDER):
             if (folder / storage.CONFIG_FILE).is_file() or _is_native(folder):
                 return folder, {"source": str(folder)}
         hint = ""
-        if isinstance(source, str) and huggingface.is_hub_name(name):
+        if isinstance(source, str) and hub.is_hub_name(name):
             hint = f' If the model of that name on the hub is meant, write "{HUB_PREFIX}{name}".'
         raise FormatError(
             f"{path} is not a model folder: expected a {storage.CONFIG_FILE} in it, found "
@@ -144,8 +149,8 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         )
     if path.exists():
         raise FormatError(_explain_file(path))
-    if isinstance(source, str) and huggingface.is_hub_name(name):
-        return huggingface.fetch(name)
+    if isinstance(source, str) and hub.is_hub_name(name):
+        return hub.fetch(name, adapter=adapter)
     raise ConfigError(
         f"There is no model {name!r}: expected a model folder, or a name on the Hugging Face hub "
         "such as facebook/wav2vec2-base-960h. Check the path."

@@ -1,6 +1,6 @@
 """Names of weights here and in transformers: one literal table, read in both directions.
 
-"{}" stands for the number of a convolution or of a Transformer layer.
+"{}" stands for the number of a convolution, a Transformer layer or a time-delay layer.
 Source: transformers models/wav2vec2/modeling_wav2vec2.py, version 5.23.
 """
 
@@ -77,6 +77,24 @@ TRANSFORMERS_NAMES: Mapping[str, str] = {
     "encoder.transformer.layers.{}.ffn_norm.bias": (
         "wav2vec2.encoder.layers.{}.final_layer_norm.bias"
     ),
+    "encoder.transformer.layers.{}.adapter.norm.weight": (
+        "wav2vec2.encoder.layers.{}.adapter_layer.norm.weight"
+    ),
+    "encoder.transformer.layers.{}.adapter.norm.bias": (
+        "wav2vec2.encoder.layers.{}.adapter_layer.norm.bias"
+    ),
+    "encoder.transformer.layers.{}.adapter.down.weight": (
+        "wav2vec2.encoder.layers.{}.adapter_layer.linear_1.weight"
+    ),
+    "encoder.transformer.layers.{}.adapter.down.bias": (
+        "wav2vec2.encoder.layers.{}.adapter_layer.linear_1.bias"
+    ),
+    "encoder.transformer.layers.{}.adapter.up.weight": (
+        "wav2vec2.encoder.layers.{}.adapter_layer.linear_2.weight"
+    ),
+    "encoder.transformer.layers.{}.adapter.up.bias": (
+        "wav2vec2.encoder.layers.{}.adapter_layer.linear_2.bias"
+    ),
     "head.weight": "lm_head.weight",
     "head.bias": "lm_head.bias",
     "quantizer.codebook": "quantizer.codevectors",
@@ -86,8 +104,19 @@ TRANSFORMERS_NAMES: Mapping[str, str] = {
     "project_targets.bias": "project_q.bias",
     "project_context.weight": "project_hid.weight",
     "project_context.bias": "project_hid.bias",
+    "layer_weights": "layer_weights",
+    "project.weight": "projector.weight",
+    "project.bias": "projector.bias",
+    "tdnn.{}.weight": "tdnn.{}.kernel.weight",
+    "tdnn.{}.bias": "tdnn.{}.kernel.bias",
+    "embed.weight": "feature_extractor.weight",
+    "embed.bias": "feature_extractor.bias",
+    "classify.weight": "classifier.weight",
+    "classify.bias": "classifier.bias",
+    "class_vectors": "objective.weight",
 }
-"""Name here -> name in transformers' Wav2Vec2ForCTC and Wav2Vec2ForPreTraining."""
+"""Name here -> name in transformers, for all six of its classes (Wav2Vec2Model, which has no head,
+leaves out `BODY_PREFIX`)."""
 
 PARAMETRIZED_NAMES: Mapping[str, str] = {
     "wav2vec2.encoder.pos_conv_embed.conv.weight_g": (
@@ -100,7 +129,7 @@ PARAMETRIZED_NAMES: Mapping[str, str] = {
 """Older -> newer spelling of weight normalisation; files have one or the other."""
 
 BODY_PREFIX = "wav2vec2."
-"""What Wav2Vec2Model, which has no head, leaves out before its names."""
+"""What stands before the names of the encoder in every class with a head."""
 
 
 def transformers_name(name: str) -> str:
