@@ -9,20 +9,21 @@ in the file until they are asked for, one by one.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
 from unheard.errors import CheckpointError, FormatError, shorten
 from unheard.interop.pickles.archive import Archive, check_entries, read_archive, read_entry
 from unheard.interop.pickles.budget import Budget
-from unheard.interop.pickles.classes import KIND_BYTES, STORAGES
 from unheard.interop.pickles.legacy import read_legacy
 from unheard.interop.pickles.machine import Machine
-from unheard.interop.pickles.plain import MAX_OBJECTS, plain
+from unheard.interop.pickles.plain import plain
+from unheard.interop.pickles.refusals import damaged
 from unheard.interop.pickles.storages import Span, Storages, identify, open_regular
+from unheard.interop.pickles.tables import KIND_BYTES, STORAGES
 from unheard.interop.pickles.values import Named, Record, Storage, TensorHandle
 from unheard.interop.stored import StoredTensor
 
@@ -123,9 +124,7 @@ class PickledFile:
         for position, key in enumerate(keys):
             if isinstance(part, Record):
                 part = part.state
-            if isinstance(part, dict) and key in part:
-                part = part[key]
-            elif isinstance(part, list | tuple) and type(key) is int and 0 <= key < len(part):
+            if _has(part, key):
                 part = part[key]
             else:
                 way = ".".join(map(str, keys[: position + 1]))
@@ -169,7 +168,7 @@ def open_pickle(path: Path) -> PickledFile:
             big_endian = archive.big_endian
         else:
             archive = None
-            value, spans = read_legacy(source, file=path, size=size, budget=budget)
+            value, spans = read_legacy(BufferedReader(source), file=path, size=size, budget=budget)
             big_endian = False
     return PickledFile(
         path=path,
@@ -201,7 +200,7 @@ def _check_kind(head: bytes, path: Path) -> None:
     raise FormatError(f"{path} {found}. Expected a file written by torch.save.")
 
 
-def _read_zip(source: BinaryIO, archive: Archive, budget: Budget) -> tuple[Any, dict[str, Span]]:
+def _read_zip(source: FileIO, archive: Archive, budget: Budget) -> tuple[Any, dict[str, Span]]:
     """Run the pickle of an archive: its value, and key of a storage -> its bytes."""
     spans = {
         name.removeprefix("data/"): Span(entry.offset, entry.size)
@@ -214,16 +213,15 @@ def _read_zip(source: BinaryIO, archive: Archive, budget: Budget) -> tuple[Any, 
             case ("storage", Named(name), str(key), str(), int(count)) if name in STORAGES:
                 kind = STORAGES[name]
             case _:
-                raise CheckpointError(
-                    f"{archive.file} is damaged: a storage of the pickle is not described as "
-                    "storages are. Copy or download the file again."
+                raise damaged(
+                    archive.file, "a storage of the pickle is not described as storages are"
                 )
         size = count * (1 if kind is None else KIND_BYTES[kind])
         if key not in spans or spans[key].size != size:
             found = f"{spans[key].size} bytes" if key in spans else "none"
-            raise CheckpointError(
-                f"{archive.file} is damaged: its pickle expects a storage data/{key} of {size} "
-                f"bytes, found {found}. Copy or download the file again."
+            raise damaged(
+                archive.file,
+                f"its pickle expects a storage data/{key} of {size} bytes, found {found}",
             )
         return Storage(key, kind, 0, size)
 
@@ -231,11 +229,15 @@ def _read_zip(source: BinaryIO, archive: Archive, budget: Budget) -> tuple[Any, 
     machine = Machine(pickle, file=archive.file, budget=budget, persistent=storage)
     value = machine.run()
     if pickle.read(1):
-        raise CheckpointError(
-            f"{archive.file} is damaged: something follows the end of its pickle. Copy or "
-            "download the file again."
-        )
+        raise damaged(archive.file, "something follows the end of its pickle")
     return value, spans
+
+
+def _has(part: Any, key: str | int) -> bool:
+    """Whether plain data has a key or a position."""
+    if isinstance(part, dict):
+        return key in part
+    return isinstance(part, list | tuple) and type(key) is int and 0 <= key < len(part)
 
 
 def _named(part: Any, name: str, budget: Budget) -> Iterator[tuple[str, TensorHandle]]:

@@ -1,14 +1,17 @@
 """The zip files that torch.save writes: their directory, checked before anything is believed."""
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Never
+from typing import Never
 
 from unheard.errors import CheckpointError, FormatError
 from unheard.interop.pickles.budget import Budget
+from unheard.interop.pickles.refusals import damaged
 
 LOCAL = struct.Struct("<IHHHHHIIIHH")
 ENTRY = struct.Struct("<IHHHHHHIIIHHHHHII")
@@ -19,6 +22,7 @@ UINT64 = struct.Struct("<Q")
 LOCAL_MARK, ENTRY_MARK, END_MARK = 0x04034B50, 0x02014B50, 0x06054B50
 LOCATOR_MARK, END64_MARK = 0x07064B50, 0x06064B50
 
+DRIVE = re.compile("[A-Za-z]:")
 STORED = 0
 ENCRYPTED = 0x1
 ZIP64_FIELD = 1
@@ -56,7 +60,7 @@ class Archive:
     big_endian: bool
 
 
-def read_archive(source: BinaryIO, *, file: Path, size: int, budget: Budget) -> Archive:
+def read_archive(source: FileIO, *, file: Path, size: int, budget: Budget) -> Archive:
     """Read and check the directory of a zip file written by torch.save.
 
     Every entry must be stored as it is, have a name of its own inside the archive's folder, and
@@ -107,7 +111,7 @@ def read_archive(source: BinaryIO, *, file: Path, size: int, budget: Budget) -> 
     return Archive(file=file, entries=inner, big_endian=order == b"big")
 
 
-def read_entry(source: BinaryIO, archive: Archive, name: str, *, budget: Budget) -> bytes:
+def read_entry(source: FileIO, archive: Archive, name: str, *, budget: Budget) -> bytes:
     """Read a whole entry and compare it with its checksum.
 
     Raises:
@@ -122,7 +126,7 @@ def read_entry(source: BinaryIO, archive: Archive, name: str, *, budget: Budget)
     return data
 
 
-def check_entries(source: BinaryIO, archive: Archive) -> None:
+def check_entries(source: FileIO, archive: Archive) -> None:
     """Read every byte of an archive and compare it with the checksums.
 
     Raises:
@@ -140,17 +144,16 @@ def check_entries(source: BinaryIO, archive: Archive) -> None:
 
 
 def _altered(file: Path, name: str) -> CheckpointError:
-    return CheckpointError(
-        f"{file} is damaged: the bytes of its entry {name} are not those that were written "
-        "(the CRC-32 differs). Copy or download the file again."
+    return damaged(
+        file, f"the bytes of its entry {name} are not those that were written (the CRC-32 differs)"
     )
 
 
-def _blocks(source: BinaryIO, size: int) -> Iterator[memoryview]:
+def _blocks(source: FileIO, size: int) -> Iterator[memoryview]:
     """Yield the next `size` bytes in pieces, in one buffer that is filled again and again."""
     buffer = memoryview(bytearray(min(BLOCK_BYTES, size)))
     while size:
-        read = source.readinto(buffer[: min(len(buffer), size)])  # type: ignore[attr-defined]
+        read = source.readinto(buffer[: min(len(buffer), size)])
         if not read:
             return
         yield buffer[:read]
@@ -160,13 +163,13 @@ def _blocks(source: BinaryIO, size: int) -> Iterator[memoryview]:
 class _Reader:
     """Reads the structures of one zip file."""
 
-    def __init__(self, source: BinaryIO, file: Path, size: int) -> None:
+    def __init__(self, source: FileIO, file: Path, size: int) -> None:
         self._source = source
         self._file = file
         self._size = size
 
     def fail(self, what: str) -> Never:
-        raise CheckpointError(f"{self._file} is damaged: {what}. Copy or download the file again.")
+        raise damaged(self._file, what)
 
     def bytes_at(self, offset: int, size: int) -> bytes:
         if not 0 <= offset <= self._size - size:
@@ -274,12 +277,11 @@ class _Reader:
             name = raw.decode("utf-8")
         except UnicodeDecodeError:
             self.fail("an entry of the zip file has a name that is not UTF-8")
-        parts = name.split("/")
         if (
-            not name.isprintable()
+            DRIVE.match(name)
             or "\\" in name
-            or ":" in parts[0]
-            or any(part in ("", ".", "..") for part in parts)
+            or any(character < " " or character == "\x7f" for character in name)
+            or any(part in ("", ".", "..") for part in name.split("/"))
         ):
             raise CheckpointError(
                 f"{self._file}: an entry of the zip file is called {name!a}, a name that leads "
@@ -289,14 +291,14 @@ class _Reader:
 
     def _first_byte(self, header: int, name: bytes) -> int:
         """Find the first byte of an entry behind the header in front of it."""
-        fields = LOCAL.unpack(self.bytes_at(header, LOCAL.size))
-        mark, _, flags, method, _, _, _, _, _, names, extras = fields
+        data = self.bytes_at(header, LOCAL.size + len(name))
+        mark, _, flags, method, _, _, _, _, _, names, extras = LOCAL.unpack_from(data)
         if (
             mark != LOCAL_MARK
             or method != STORED
             or flags & ENCRYPTED
             or names != len(name)
-            or self.bytes_at(header + LOCAL.size, names) != name
+            or data[LOCAL.size :] != name
         ):
             self.fail("an entry of the zip file is not what its directory says")
         return header + LOCAL.size + names + extras

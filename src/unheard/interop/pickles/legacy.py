@@ -6,9 +6,10 @@ from typing import Any, BinaryIO
 
 from unheard.errors import CheckpointError, FormatError
 from unheard.interop.pickles.budget import Budget
-from unheard.interop.pickles.classes import ADVICE, KIND_BYTES, STORAGES
 from unheard.interop.pickles.machine import Machine
+from unheard.interop.pickles.refusals import ADVICE, damaged, whole_network
 from unheard.interop.pickles.storages import Span
+from unheard.interop.pickles.tables import KIND_BYTES, STORAGES
 from unheard.interop.pickles.values import Named, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -27,37 +28,34 @@ class _Declared:
         """Turn what the pickle says of a storage into a storage."""
         match words:
             case ("module", *_):
-                raise FormatError(
-                    f"{self._file} holds a whole network with its code, not its weights: "
-                    "expected the state_dict(). Nothing of it was run. Load the file with the "
-                    "program that wrote it and save model.state_dict()."
-                )
+                raise whole_network(self._file)
             case (
                 "storage",
                 Named(name),
                 str(key),
                 str(),
                 int(count),
-                (None | (str(), int(), int())) as view,
-            ) if name in STORAGES and count >= 0:
+                None,
+            ) if name in STORAGES:
+                kind, first, length = STORAGES[name], 0, count
+            case (
+                "storage",
+                Named(name),
+                str(key),
+                str(),
+                int(count),
+                (str(), int(first), int(length)),
+            ) if name in STORAGES:
                 kind = STORAGES[name]
             case _:
-                raise CheckpointError(
-                    f"{self._file} is damaged: a storage of the pickle is not described as "
-                    "storages are. Copy or download the file again."
+                raise damaged(
+                    self._file, "a storage of the pickle is not described as storages are"
                 )
         width = 1 if kind is None else KIND_BYTES[kind]
         if self.sizes.setdefault(key, (kind, count)) != (kind, count):
-            raise CheckpointError(
-                f"{self._file} is damaged: the storage {key} is described in two ways. Copy or "
-                "download the file again."
-            )
-        first, length = (0, count) if view is None else (view[1], view[2])
-        if first < 0 or length < 0 or first + length > count:
-            raise CheckpointError(
-                f"{self._file} is damaged: a part of the storage {key} lies outside of it. Copy "
-                "or download the file again."
-            )
+            raise damaged(self._file, f"the storage {key} is described in two ways")
+        if min(first, length) < 0 or first + length > count:
+            raise damaged(self._file, f"a part of the storage {key} lies outside of it")
         return Storage(key, kind, first * width, length * width)
 
 
@@ -101,10 +99,7 @@ def read_legacy(
         or not all(type(key) is str for key in keys)
         or sorted(keys) != sorted(declared.sizes)
     ):
-        raise CheckpointError(
-            f"{file} is damaged: the storages that it lists are not those that its tensors "
-            "need. Copy or download the file again."
-        )
+        raise damaged(file, "the storages that it lists are not those that its tensors need")
     spans: dict[str, Span] = {}
     for key in keys:
         kind, count = declared.sizes[key]
@@ -117,15 +112,13 @@ def read_legacy(
                 f"{first + length}. Copy or download the file again."
             )
         if COUNT.unpack(head)[0] != count:
-            raise CheckpointError(
-                f"{file} is damaged: its storage {key} has {COUNT.unpack(head)[0]} numbers where "
-                f"its tensors expect {count}. Copy or download the file again."
+            raise damaged(
+                file,
+                f"its storage {key} has {COUNT.unpack(head)[0]} numbers where its "
+                f"tensors expect {count}",
             )
         spans[key] = Span(first, length)
         source.seek(first + length)
     if source.tell() != size:
-        raise CheckpointError(
-            f"{file} is damaged: it has {size - source.tell()} bytes behind its last storage. "
-            "Copy or download the file again."
-        )
+        raise damaged(file, f"it has {size - source.tell()} bytes behind its last storage")
     return value, spans

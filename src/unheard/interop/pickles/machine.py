@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Never
 
 from unheard.errors import CheckpointError, FormatError
-from unheard.interop.pickles import classes
+from unheard.interop.pickles import classes, tables
 from unheard.interop.pickles.budget import STEP_BYTES, Budget
+from unheard.interop.pickles.refusals import damaged, not_needed
 from unheard.interop.pickles.values import Inert, Named, Storage
 
 LONGEST_NAME = 256
@@ -71,16 +72,13 @@ class Machine:
     # Reading
 
     def _fail(self, what: str) -> Never:
-        raise CheckpointError(f"{self._file} is damaged: {what}. Copy or download the file again.")
+        raise damaged(self._file, what)
 
     def _refuse_step(self, code: int) -> Never:
         name = REFUSED_STEPS.get(code)
         if name is None:
             self._fail(f"the pickle has an unknown step, 0x{code:02x}")
-        raise FormatError(
-            f"{self._file}: the pickle uses the step {name}, which no checkpoint of weights "
-            f"needs. Nothing of it was run. {classes.ADVICE}"
-        )
+        raise not_needed(self._file, f"uses the step {name}")
 
     def _read(self, size: int) -> bytes:
         if size > 64:
@@ -328,11 +326,11 @@ class Machine:
         if not isinstance(target, Named) or type(args) is not tuple:
             self._fail("the pickle calls what is not a function")
         self._budget.spend(320)
-        if target.name in classes.SETS:
+        if target.name in tables.SETS:
             made: set[Any] = set()
             self._add_to_set(made, classes.items_of(args, file=self._file))
             return made
-        if target.name in classes.DICTS:
+        if target.name in tables.DICTS:
             pairs = classes.pairs_of(target.name, args, file=self._file)
             self._push({})
             self._update(pairs)

@@ -9,9 +9,10 @@ from typing import Any, Never
 import numpy as np
 
 from unheard.errors import CheckpointError, FormatError
-from unheard.interop.pickles import classes
+from unheard.interop.pickles import tables
 from unheard.interop.pickles.budget import Budget
 from unheard.interop.pickles.machine import ATOMS
+from unheard.interop.pickles.refusals import damaged
 from unheard.interop.pickles.storages import check_view
 from unheard.interop.pickles.values import Inert, Named, Record, Refused, Storage, TensorHandle
 
@@ -153,24 +154,22 @@ class _Converter:
     # Objects of foreign classes
 
     def _fail(self, name: str, what: str) -> Never:
-        raise CheckpointError(
-            f"{self._file} is damaged: {name} {what}. Copy or download the file again."
-        )
+        raise damaged(self._file, f"{name} {what}")
 
     def _object(self, value: Inert, name: str, depth: int) -> _Part:
-        if value.name in classes.CONFIG_DICTS or value.name in classes.CONFIG_LISTS:
+        if value.name in tables.CONFIG_DICTS or value.name in tables.CONFIG_LISTS:
             return self._config(value, name, depth)
-        if value.name in classes.CONFIG_NODES:
+        if value.name in tables.CONFIG_NODES:
             state = self._state(value, name)
             return self.convert(state.get("_val", state.get("_content")), name, depth + 1)
-        if value.name in classes.RECORDS:
+        if value.name in tables.RECORDS:
             part = self.convert(self._state(value, name), name, depth + 1)
             return _Part(Record(value.name, part.value), part.objects + 1, part.height + 1)
-        if value.name in classes.NUMPY_SCALARS:
+        if value.name in tables.NUMPY_SCALARS:
             return _Part(self._numpy_scalar(value, name))
-        if value.name in classes.NUMPY_ARRAYS or value.name in classes.NUMPY_BUFFERS:
+        if value.name in tables.NUMPY_ARRAYS or value.name in tables.NUMPY_BUFFERS:
             return _Part(self._numpy_array(value, name))
-        if value.name in classes.NUMPY_DTYPES:
+        if value.name in tables.NUMPY_DTYPES:
             return _Part(self._numpy_type(value, name).str)
         # What omegaconf notes about a value, standing alone.
         return self.convert(Record(value.name, {}), name, depth + 1)
@@ -183,7 +182,7 @@ class _Converter:
 
     def _config(self, value: Inert, name: str, depth: int) -> _Part:
         content = self._state(value, name).get("_content")
-        expected = dict if value.name in classes.CONFIG_DICTS else list
+        expected = dict if value.name in tables.CONFIG_DICTS else list
         if content is not None and type(content) not in (expected, str):
             self._fail(name, f"has a content that {value.name} cannot have")
         top = not self._in_config
@@ -213,7 +212,7 @@ class _Converter:
         return np.frombuffer(value.args[1], dtype=kind)[0].item()
 
     def _numpy_array(self, value: Inert, name: str) -> np.ndarray[Any, Any]:
-        match (value.name in classes.NUMPY_BUFFERS, value.args, value.state):
+        match (value.name in tables.NUMPY_BUFFERS, value.args, value.state):
             case (True, (bytes(data), kind, tuple(shape), order), _):
                 fortran = order == "F"
             case (False, _, (_, tuple(shape), kind, fortran, bytes(data))):

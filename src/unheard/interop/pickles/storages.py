@@ -5,35 +5,18 @@ import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from unheard.errors import CheckpointError, FormatError, ShapeError
-from unheard.interop.pickles.classes import KIND_BYTES
+from unheard.interop.pickles.tables import KIND_BYTES
 from unheard.interop.pickles.values import TensorHandle
-
-TORCH_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""safetensors' name of a type of numbers -> torch's type."""
+from unheard.interop.stored import KINDS
 
 LARGEST_BYTES = 1 << 62
 """Beyond this the sizes of a tensor overflow, even one without a number in it [bytes]."""
@@ -66,7 +49,7 @@ class Storages:
     spans: Mapping[str, Span]
     big_endian: bool
 
-    def open(self) -> BinaryIO:
+    def open(self) -> FileIO:
         """Open the file again.
 
         Raises:
@@ -91,7 +74,7 @@ class Storages:
             ShapeError: if `out` is not that.
             CheckpointError: if the file has changed or cannot be read.
         """
-        dtype = TORCH_TYPES[handle.kind]
+        dtype = KINDS[handle.kind]
         if out is None:
             out = torch.empty(handle.shape, dtype=dtype)
         elif out.shape != handle.shape or out.dtype != dtype or not out.is_contiguous():
@@ -118,13 +101,13 @@ class Storages:
         out.copy_(flat.as_strided(handle.shape, steps))
         return out
 
-    def _fill(self, source: BinaryIO, first: int, out: Tensor) -> None:
+    def _fill(self, source: FileIO, first: int, out: Tensor) -> None:
         """Fill a contiguous tensor with the bytes from `first` on."""
         data = out.detach().view(-1).view(torch.uint8).numpy()
-        left = memoryview(data)
+        left = memoryview(cast("Any", data))
         source.seek(first)
         while left:
-            read = source.readinto(left)  # type: ignore[attr-defined]
+            read = source.readinto(left)
             if not read:
                 raise CheckpointError(
                     f"{self.file} became shorter while it was read. Open it again."
@@ -135,7 +118,7 @@ class Storages:
             data.view(f"u{width}").byteswap(inplace=True)
 
 
-def open_regular(file: Path) -> BinaryIO:
+def open_regular(file: Path) -> FileIO:
     """Open a regular file, without waiting for what is none.
 
     Raises:
@@ -144,10 +127,10 @@ def open_regular(file: Path) -> BinaryIO:
     """
     if not stat.S_ISREG(file.stat().st_mode):
         raise FormatError(f"{file} is not a file: expected a checkpoint.")
-    return file.open("rb", buffering=0x4000)
+    return cast("FileIO", file.open("rb", buffering=0))
 
 
-def identify(source: BinaryIO) -> Identity:
+def identify(source: FileIO) -> Identity:
     """Return what tells an open file from another one, or from itself after a change."""
     facts = os.fstat(source.fileno())
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
