@@ -14,6 +14,7 @@ from unheard.audio.signal import SAMPLE_RATE, Waveform
 from unheard.config import to_dict
 from unheard.errors import AudioError, ConfigError, ShapeError
 from unheard.inference.pipeline import Source
+from unheard.interop.adapters import with_adapter
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model, model_fingerprint
 
@@ -24,9 +25,17 @@ AudioLike = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Waveform | N
 """A path, the bytes of a file, a binary file object, a waveform, or samples at 16 kHz."""
 
 
-def as_bundle(model: ModelLike) -> ModelBundle:
-    """Load a model unless it is one already."""
-    return model if isinstance(model, ModelBundle) else load_model(model)
+def as_bundle(model: ModelLike, *, adapter: str | None = None, device: str = "cpu") -> ModelBundle:
+    """Load a model unless it is one already, and switch it to a language if one is named.
+
+    Args:
+        model: see `ModelLike`; a loaded one stays as and where it is.
+        adapter: language of a model with an adapter for each; None keeps what it is opened for.
+        device: where to load it.
+    """
+    if not isinstance(model, ModelBundle):
+        return load_model(model, device=device, adapter=adapter)
+    return model if adapter in (None, model.adapter) else with_adapter(model, adapter)
 
 
 def identify(model: ModelLike) -> str:

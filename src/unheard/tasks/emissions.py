@@ -19,6 +19,7 @@ def emissions(
     model: ModelLike,
     audio: AudioLike,
     *,
+    adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
 ) -> Emissions: ...
 @overload
@@ -26,12 +27,14 @@ def emissions(
     model: ModelLike,
     audio: Sequence[AudioLike],
     *,
+    adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
 ) -> list[Emissions]: ...
 def emissions(
     model: ModelLike,
     audio: AudioLike | Sequence[AudioLike],
     *,
+    adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
 ) -> Emissions | list[Emissions]:
     """Give the log-probabilities of every symbol at every frame.
@@ -43,6 +46,7 @@ def emissions(
         model: a loaded model, or what `load_model` takes; an alphabet is not needed.
         audio: one recording (path, bytes, binary file object, `Waveform`, or samples at 16 kHz as
             a float array or tensor (samples,)), or a list or tuple of them.
+        adapter: for a model with an adapter for each language, the language, such as "kmr".
         padding: how padding in a batch is treated, instead of what the model says: "masked"
             keeps results independent of the batch; "zeros" pads the list, exactly as given, with
             zeros into one batch, as the original implementations do.
@@ -57,7 +61,7 @@ def emissions(
         AudioError: if a recording cannot be read.
         ConfigError: if the model has no CTC head, or an argument is none of the above.
     """
-    engine = Engine(as_bundle(model), padding=padding, writes_text=False)
+    engine = Engine(as_bundle(model, adapter=adapter), padding=padding, writes_text=False)
     if not isinstance(audio, list | tuple):
         return _run(engine, [cast("AudioLike", audio)])[0]
     return _run(engine, audio)

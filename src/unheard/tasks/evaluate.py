@@ -22,7 +22,6 @@ from unheard.errors import AudioError, ConfigError, ManifestError
 from unheard.inference.engine import Engine, Precision
 from unheard.inference.inputs import ModelLike, as_bundle, identify
 from unheard.inference.pipeline import Source, hear
-from unheard.interop.load import load_model
 from unheard.tasks.transcribe import Transcript, make_transcript
 from unheard.text.error_rate import ErrorReport, Resample, score
 
@@ -64,6 +63,7 @@ class Evaluation:
         manifest: where the utterances came from, or None.
         model: fingerprint of the model.
         normalizer: name of the normaliser that both sides went through, or None.
+        adapter: language that the model wrote, if it has an adapter for each; or None.
         out: the output folder, or None.
     """
 
@@ -76,6 +76,7 @@ class Evaluation:
     manifest: str | None
     model: str
     normalizer: str | None
+    adapter: str | None = None
     out: str | None
 
     @property
@@ -100,6 +101,7 @@ class Evaluation:
             "manifest": self.manifest,
             "normalizer": self.normalizer,
             "model": self.model,
+            "adapter": self.adapter,
             "audio_seconds": self.audio_seconds,
             "elapsed_seconds": self.elapsed_seconds,
             "num_without_text": self.num_without_text,
@@ -133,6 +135,7 @@ def evaluate(
     manifest: str | os.PathLike[str] | Sequence[Utterance],
     *,
     out: str | os.PathLike[str] | None = None,
+    adapter: str | None = None,
     normalizer: str | None = None,
     resample: Resample = "utterances",
     resamples: int = 1000,
@@ -151,6 +154,7 @@ def evaluate(
         manifest: a manifest, any folder or table that `scan` reads, or utterances.
         out: folder for result.json (`Evaluation.to_dict`) and utterances.jsonl (a row for each
             utterance).
+        adapter: for a model with an adapter for each language, the language, such as "kmr".
         normalizer: name of the normaliser for both sides; None takes the one that the model was
             fine-tuned with, or none if it does not say.
         resample: what the intervals draw: "utterances" or whole "speakers".
@@ -180,11 +184,7 @@ def evaluate(
             f"a text, found {len(utterances)} without."
         )
     fingerprint = identify(model)
-    bundle = (
-        as_bundle(model)
-        if not isinstance(model, str | os.PathLike)
-        else load_model(model, device=device)
-    )
+    bundle = as_bundle(model, adapter=adapter, device=device)
     engine = Engine(bundle, precision=precision, padding=padding, batch_seconds=batch_seconds)
     if normalizer is None:
         trained_with = bundle.provenance.get("normalizer")
@@ -215,6 +215,7 @@ def evaluate(
         manifest=name,
         model=fingerprint,
         normalizer=normalizer,
+        adapter=bundle.adapter,
         out=None if out is None else str(out),
     )
     if out is not None:

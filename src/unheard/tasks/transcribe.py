@@ -22,7 +22,6 @@ from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source,
 from unheard.inference.pipeline import WHOLE_SECONDS, Heard, Source, hear
 from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
 from unheard.interop.bundle import ModelBundle
-from unheard.interop.load import load_model
 from unheard.tasks.listing import Listed, list_recordings, parse_shard
 from unheard.tasks.transcripts_folder import DEAD_LETTERS, Format, TranscriptsFolder
 from unheard.text import subtitles
@@ -136,6 +135,7 @@ def transcribe(
     model: ModelLike,
     audio: AudioLike,
     *,
+    adapter: str | None = None,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
@@ -147,6 +147,7 @@ def transcribe(
     model: ModelLike,
     audio: Sequence[AudioLike],
     *,
+    adapter: str | None = None,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
@@ -157,6 +158,7 @@ def transcribe(
     model: ModelLike,
     audio: AudioLike | Sequence[AudioLike],
     *,
+    adapter: str | None = None,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
@@ -172,6 +174,7 @@ def transcribe(
         model: a loaded model, or what `load_model` takes.
         audio: one recording (path, bytes, binary file object, `Waveform`, or samples at 16 kHz as
             a float array or tensor (samples,)), or a list or tuple of them.
+        adapter: for a model with an adapter for each language, the language, such as "kmr".
         word_times: keep the words with their times and confidence.
         padding: how padding in a batch is treated, instead of what the model says; with "zeros"
             each recording runs alone.
@@ -187,7 +190,10 @@ def transcribe(
         ConfigError: if the model has no CTC head, or an argument is none of the above.
     """
     engine = Engine(
-        as_bundle(model), precision=precision, padding=padding, batch_seconds=batch_seconds
+        as_bundle(model, adapter=adapter),
+        precision=precision,
+        padding=padding,
+        batch_seconds=batch_seconds,
     )
     if isinstance(audio, list | tuple):
         return list(_transcribe(engine, audio, word_times=word_times, workers=workers))
@@ -201,6 +207,7 @@ def transcribe_files(
     *,
     out: str | os.PathLike[str] | None = None,
     format: Format = "txt",
+    adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
     batch_seconds: float | None = None,
@@ -225,6 +232,7 @@ def transcribe_files(
             `unheard.tasks.listing.list_recordings`).
         out: folder for transcripts.jsonl, dead_letters.jsonl and one file for each recording.
         format: "txt" one line; "srt" and "vtt" subtitles; "jsonl" records alone.
+        adapter: for a model with an adapter for each language, the language, such as "kmr".
         padding: how padding in a batch is treated, instead of what the model says.
         precision: of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
@@ -265,6 +273,7 @@ def transcribe_files(
         logger.info("%s leads to a recording that is listed already", path)
     lazy = _LazyEngine(
         model,
+        adapter=adapter,
         device=device,
         padding=padding,
         precision=precision,
@@ -319,7 +328,7 @@ def make_transcript(
     if heard.path is None:
         raise ConfigError("A recording that could not be read has no transcript.")
     hypothesis = decode_path(heard.path, engine.alphabet)
-    language = engine.bundle.provenance.get("language")
+    language = engine.bundle.adapter or engine.bundle.provenance.get("language")
     return Transcript(
         text=hypothesis.text,
         words=hypothesis.words if word_times else (),
@@ -368,22 +377,25 @@ class _LazyEngine:
         self,
         model: ModelLike,
         *,
+        adapter: str | None,
         device: str,
         padding: Literal["masked", "zeros"] | None,
         precision: Precision,
         batch_seconds: float | None,
     ) -> None:
         self._model = model
+        self._adapter = adapter
         self._device = device
         self._padding: Literal["masked", "zeros"] | None = padding
         self._precision: Precision = precision
         self._batch_seconds = batch_seconds
-        self._bundle = model if isinstance(model, ModelBundle) else None
+        self._bundle: ModelBundle | None = None
 
     def settings(self) -> dict[str, Any]:
         """All that decides a transcript; the batch size does not."""
         return {
             "model": identify(self._model),
+            **({} if self._adapter is None else {"adapter": self._adapter}),
             "decoder": "greedy",
             "padding": self._padding or "model",
             "precision": self._precision,
@@ -404,10 +416,7 @@ class _LazyEngine:
 
     def _load(self) -> ModelBundle:
         if self._bundle is None:
-            if isinstance(self._model, ModelBundle):
-                self._bundle = self._model
-            else:
-                self._bundle = load_model(self._model, device=self._device)
+            self._bundle = as_bundle(self._model, adapter=self._adapter, device=self._device)
         return self._bundle
 
 
