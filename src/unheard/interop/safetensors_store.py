@@ -11,39 +11,17 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unheard.errors import CheckpointError
 from unheard.interop import storage
-from unheard.interop.stored import StoredTensor
-
-KINDS: Mapping[str, torch.dtype] = MappingProxyType(
-    {
-        "BOOL": torch.bool,
-        "U8": torch.uint8,
-        "I8": torch.int8,
-        "U16": torch.uint16,
-        "I16": torch.int16,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "U32": torch.uint32,
-        "I32": torch.int32,
-        "F32": torch.float32,
-        "U64": torch.uint64,
-        "I64": torch.int64,
-        "F64": torch.float64,
-        "C64": torch.complex64,
-        "F8_E5M2": torch.float8_e5m2,
-        "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E8M0": torch.float8_e8m0fnu,
-    }
-)
-"""Types of numbers, as safetensors spells them."""
+from unheard.interop.stored import KINDS, StoredTensor
 
 MAX_HEADER_BYTES = 4 << 20
 """Largest header that is read: room for 20,000 tensors, twenty times what the largest speech
@@ -72,7 +50,7 @@ class _Identity:
     modified_ns: int
 
     @classmethod
-    def of(cls, file: BinaryIO) -> "_Identity":
+    def of(cls, file: FileIO) -> "_Identity":
         """Read it from an open file."""
         facts = os.fstat(file.fileno())
         return cls(
@@ -145,7 +123,7 @@ class SafetensorsStore:
                 f"{name} cannot be read into the tensor given: expected a contiguous one of shape "
                 f"{stored.shape} and {kind}, got shape {tuple(out.shape)} and {out.dtype}."
             )
-        view = memoryview(out.detach().reshape(-1).view(torch.uint8).numpy())
+        view = out.detach().reshape(-1).view(torch.uint8).numpy().data
         with self._opened(stored.file) as file:
             file.seek(part.begin)
             done = 0
@@ -159,10 +137,10 @@ class SafetensorsStore:
                 done += count
         return out
 
-    def _opened(self, path: Path) -> BinaryIO:
+    def _opened(self, path: Path) -> FileIO:
         """Open a file, which must be the one whose header was read, if one was."""
         try:
-            file = path.open("rb", buffering=0)
+            file = FileIO(path)
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read: {error.strerror}. Fetch or copy it again.",
@@ -201,12 +179,13 @@ class SafetensorsStore:
         if not isinstance(entries, dict):
             raise _unsound(path, "its header is not a JSON object")
         entries.pop("__metadata__", None)
-        result = {
+        described = {
             name: _read_entry(path, name, entry, start=8 + length)
             for name, entry in entries.items()
         }
+        ordered = dict(sorted(described.items(), key=lambda item: item[1][1].begin))
         end = 8 + length
-        for name, (_, part) in sorted(result.items(), key=lambda item: item[1][1].begin):
+        for name, (_, part) in ordered.items():
             if part.begin != end:
                 raise _unsound(
                     path, f"{name} begins at byte {part.begin}, expected {end}: a hole or overlap"
@@ -214,7 +193,7 @@ class SafetensorsStore:
             end = part.end
         if end != identity.size:
             raise _unsound(path, f"expected {end} bytes, found {identity.size}")
-        return result
+        return ordered
 
 
 def check_hash(path: Path, *, expected: object, found: str) -> None:

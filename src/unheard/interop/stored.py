@@ -3,11 +3,36 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from unheard.text.alphabet import Alphabet
+
+KINDS: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "BOOL": torch.bool,
+        "U8": torch.uint8,
+        "I8": torch.int8,
+        "U16": torch.uint16,
+        "I16": torch.int16,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "U32": torch.uint32,
+        "I32": torch.int32,
+        "F32": torch.float32,
+        "U64": torch.uint64,
+        "I64": torch.int64,
+        "F64": torch.float64,
+        "C64": torch.complex64,
+        "F8_E5M2": torch.float8_e5m2,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E8M0": torch.float8_e8m0fnu,
+    }
+)
+"""Types of numbers, as safetensors spells them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +63,8 @@ class TensorStore(Protocol):
 
     def verify(self) -> None:
         """Read every byte and compare it with the checksums that came with the files, if any.
+
+        Runs in a thread beside `read`: neither may depend on the other or on its order.
 
         Raises:
             CheckpointError: naming the file that is damaged.
