@@ -12,111 +12,32 @@ tokenization_wav2vec2.py (`set_target_lang`).
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError, shorten
+from unheard.errors import AlphabetError, CheckpointError, ConfigError, shorten
 from unheard.files import atomic_path, locked, write_json_atomic
 from unheard.interop import storage
 from unheard.interop.adapters import check_name, is_of_language
 from unheard.interop.bundle import ModelBundle
-from unheard.interop.safetensors_store import SafetensorsStore
-from unheard.interop.stored import Place, StoredAdapter
+from unheard.interop.huggingface import keymap
+from unheard.interop.huggingface.languages import adapter_file, find_languages
+from unheard.interop.huggingface.settings import read_settings
+from unheard.interop.huggingface.tokenizer import (
+    KIND,
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    read_tokenizer,
+)
+from unheard.interop.huggingface.weights import open_weights, weight_files
 from unheard.models.config import EncoderConfig
 from unheard.text.alphabet import Alphabet
 
-ADAPTER_NAMES: Mapping[str, str] = {
-    "encoder.transformer.layers.{}.adapter.norm.weight": (
-        "wav2vec2.encoder.layers.{}.adapter_layer.norm.weight"
-    ),
-    "encoder.transformer.layers.{}.adapter.norm.bias": (
-        "wav2vec2.encoder.layers.{}.adapter_layer.norm.bias"
-    ),
-    "encoder.transformer.layers.{}.adapter.down.weight": (
-        "wav2vec2.encoder.layers.{}.adapter_layer.linear_1.weight"
-    ),
-    "encoder.transformer.layers.{}.adapter.down.bias": (
-        "wav2vec2.encoder.layers.{}.adapter_layer.linear_1.bias"
-    ),
-    "encoder.transformer.layers.{}.adapter.up.weight": (
-        "wav2vec2.encoder.layers.{}.adapter_layer.linear_2.weight"
-    ),
-    "encoder.transformer.layers.{}.adapter.up.bias": (
-        "wav2vec2.encoder.layers.{}.adapter_layer.linear_2.bias"
-    ),
-    "head.weight": "lm_head.weight",
-    "head.bias": "lm_head.bias",
-}
-"""Name here -> name in an adapter file; "{}" is the number of a layer."""
-
-_BASE_NAMES: Mapping[str, str] = {
-    "encoder.feature_norm.weight": "wav2vec2.feature_projection.layer_norm.weight",
-    "encoder.transformer.norm.bias": "wav2vec2.encoder.layer_norm.bias",
-    "encoder.transformer.layers.{}.attention_norm.weight": (
-        "wav2vec2.encoder.layers.{}.layer_norm.weight"
-    ),
-    "encoder.transformer.layers.{}.inner.bias": (
-        "wav2vec2.encoder.layers.{}.feed_forward.intermediate_dense.bias"
-    ),
-}
-"""Small weights that tell whether two networks are the same but for their languages."""
-
-VOCABULARY_FILE = "vocab.json"
-TOKENIZER_FILE = "tokenizer_config.json"
-
 _SAME_WEIGHTS = 1e-2
 """Difference up to which weights are the same, rounded to whatever type they are stored in."""
-
-
-def adapter_path(folder: Path, language: str) -> Path:
-    """Path of a language's adapter in a folder of transformers.
-
-    Raises:
-        ConfigError: if the language cannot be part of a file's name.
-    """
-    return folder / f"adapter.{check_name(language)}.safetensors"
-
-
-def stored_adapter(path: Path, alphabet: Alphabet) -> StoredAdapter:
-    """Describe the adapter in a file of transformers; its header is read, its weights are not.
-
-    Args:
-        path: adapter.<language>.safetensors.
-        alphabet: symbols of its head.
-
-    Raises:
-        CheckpointError: if the file is missing or unsound, holds other tensors than an adapter
-            has, or a head that does not fit the alphabet.
-    """
-    store = SafetensorsStore([path])
-    ours = {theirs: own for own, theirs in ADAPTER_NAMES.items()}
-    places: dict[str, Place] = {}
-    unexpected: list[str] = []
-    for name in store.tensors:
-        template, number = re.subn(r"\.\d+\.", ".{}.", name, count=1)
-        if template not in ours:
-            unexpected.append(name)
-            continue
-        found = re.search(r"\.(\d+)\.", name)
-        own = ours[template]
-        places[own.replace("{}", found[1]) if number and found else own] = Place(name=name)
-    head = store.tensors.get(ADAPTER_NAMES["head.weight"])
-    if unexpected or head is None:
-        raise CheckpointError(
-            f"{path} is not an adapter of one language: expected adapters of layers and lm_head.",
-            missing=[] if head else [ADAPTER_NAMES["head.weight"]],
-            unexpected=unexpected,
-        )
-    if head.shape[:1] != (len(alphabet),):
-        raise CheckpointError(
-            f"{path} does not fit its vocabulary: expected a head with {len(alphabet)} outputs, "
-            f"found shape {head.shape}. The files belong to different versions of the model."
-        )
-    return StoredAdapter(alphabet=alphabet, places=places, store=store)
 
 
 def list_adapters(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -129,27 +50,25 @@ def list_adapters(folder: str | os.PathLike[str]) -> dict[str, Path]:
         folder: with config.json and vocab.json.
 
     Returns:
-        Language -> file with its weights, in the order of the vocabularies; empty for a model
-        without adapters.
+        Language -> file with its weights, in order; empty for a model without adapters.
 
     Raises:
         FormatError: if it is not a model folder, or a file in it is not sound.
-        ConfigError: if a language has a name that no file can have.
     """
     source = Path(folder)
-    settings = _settings(source)
-    if not settings.get("adapter_attn_dim"):
+    settings = read_settings(source)
+    if not settings.values.get("adapter_attn_dim") or not (source / VOCABULARY_FILE).is_file():
         return {}
-    tokenizer = _read_optional(source / TOKENIZER_FILE)
-    vocabularies = _read_optional(source / VOCABULARY_FILE)
-    if not _is_nested(vocabularies):
+    tokenizer = read_tokenizer(source)
+    if tokenizer is None:
         return {}
+    languages = find_languages(source, settings, tokenizer)
     found: dict[str, Path] = {}
-    for language in map(check_name, vocabularies):
-        own = [source / f"adapter.{language}.{kind}" for kind in ("safetensors", "bin")]
-        shared = [] if language != tokenizer.get("target_lang") else _base_files(source)
-        if files := [path for path in [*own, *shared[:1]] if path.is_file()]:
-            found[language] = files[0]
+    for language in tokenizer.languages:
+        if language in languages.files:
+            found[language] = languages.files[language]
+        elif language == languages.own:
+            found[language] = weight_files(source)[0]
     return found
 
 
@@ -181,7 +100,8 @@ def save_adapter(
     Raises:
         ConfigError: if the model has no adapter, or the folder's vocabulary needs a name.
         CheckpointError: if the folder holds another network, or weights are not finite.
-        FormatError: if the folder is not one of transformers.
+        FormatError: if the folder is not one of transformers, or has a tokenizer that is not
+            supported.
         AlphabetError: if the language cannot be written with the folder's special tokens.
     """
     target = Path(folder)
@@ -191,17 +111,19 @@ def save_adapter(
             "There is no adapter to store: expected a model with the adapter and alphabet of a "
             "language, got one without. Make one with `new_adapter`."
         )
-    path = adapter_path(target, language)
+    path = adapter_file(target, language)
     state = bundle.model.state_dict()
-    weights = {_their_name(name): state[name] for name in state if is_of_language(name)}
+    weights = {
+        keymap.transformers_name(name): state[name] for name in state if is_of_language(name)
+    }
     storage.check_finite(weights, source=f"the adapter {language!r}")
-    _check_settings(_settings(target), bundle.encoder_config, source=target)
+    _check_settings(read_settings(target).values, bundle.encoder_config, source=target)
     _check_base(target, bundle)
     with locked(target / f"{VOCABULARY_FILE}.lock"):
-        tokenizer = _read_optional(target / TOKENIZER_FILE)
-        vocabularies = _named(target, tokenizer, base_language=base_language, language=language)
-        base = base_language or tokenizer.get("target_lang")
-        vocabulary = _vocabulary(alphabet, tokenizer, source=target)
+        roles, described = _roles(target), _read_optional(target / TOKENIZER_FILE)
+        vocabularies = _named(target, roles, base_language=base_language)
+        base = base_language or roles.get("target_lang")
+        vocabulary = _vocabulary(alphabet, roles, source=target)
         if language == base and vocabularies.get(language, vocabulary) != vocabulary:
             raise ConfigError(
                 f"{language!r} is the language of the network's own file in {target}, with "
@@ -211,40 +133,18 @@ def save_adapter(
         with atomic_path(path) as temporary:
             storage.write_tensors(temporary, weights)
         write_json_atomic(target / VOCABULARY_FILE, {**vocabularies, language: vocabulary})
-        if not tokenizer.get("target_lang"):
+        if not roles.get("target_lang"):
             write_json_atomic(
                 target / TOKENIZER_FILE,
-                {
-                    "tokenizer_class": "Wav2Vec2CTCTokenizer",
-                    **tokenizer,
-                    "target_lang": base or language,
-                },
+                {"tokenizer_class": KIND, **described, "target_lang": base or language},
             )
     return path
 
 
-def _their_name(name: str) -> str:
-    """Name of a weight of a language in an adapter file."""
-    template, _ = re.subn(r"\.\d+\.", ".{}.", name, count=1)
-    number = re.search(r"\.(\d+)\.", name)
-    return ADAPTER_NAMES[template].replace("{}", number[1] if number else "")
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """Read the configuration of a folder of transformers."""
-    path = folder / storage.CONFIG_FILE
-    if not path.is_file():
-        raise FormatError(
-            f"{folder} is not a model folder: expected {storage.CONFIG_FILE}, found none. Store "
-            'the model there first: save_model(..., format="huggingface").'
-        )
-    settings = storage.read_json_object(path)
-    if settings.get("model_type") != "wav2vec2":
-        raise FormatError(
-            f"{path} is not of a model that takes adapters: expected model_type 'wav2vec2', found "
-            f"{settings.get('model_type')!r}. Convert it first: unheard convert --to huggingface."
-        )
-    return settings
+def _roles(folder: Path) -> Mapping[str, Any]:
+    """Read the settings of a folder's tokenizer; transformers' defaults stand where it has none."""
+    tokenizer = read_tokenizer(folder) if (folder / VOCABULARY_FILE).is_file() else None
+    return {} if tokenizer is None else tokenizer.roles
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
@@ -255,16 +155,6 @@ def _read_optional(path: Path) -> dict[str, Any]:
 def _is_nested(vocabularies: Mapping[str, Any]) -> bool:
     """Whether vocabularies are of languages, rather than one of tokens."""
     return bool(vocabularies) and all(isinstance(one, dict) for one in vocabularies.values())
-
-
-def _base_files(folder: Path) -> list[Path]:
-    """Files with the network itself, the safest kind first."""
-    safe = [
-        path
-        for path in sorted(folder.glob("*.safetensors"))
-        if not path.name.startswith("adapter.")
-    ]
-    return safe or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _check_settings(settings: Mapping[str, Any], encoder: EncoderConfig, *, source: Path) -> None:
@@ -288,33 +178,31 @@ def _check_settings(settings: Mapping[str, Any], encoder: EncoderConfig, *, sour
 
 
 def _check_base(folder: Path, bundle: ModelBundle) -> None:
-    """Refuse a folder whose network has other weights outside adapters and head."""
-    files = _base_files(folder)
-    if not files or files[0].suffix != ".safetensors":
-        raise FormatError(
-            f"The weights of {folder} cannot be compared with the model's: expected safetensors "
-            f"files, found {shorten(path.name for path in files) or 'no weights'}. Convert the "
-            "folder first: unheard convert --to huggingface."
-        )
-    store = SafetensorsStore(files)
+    """Refuse a folder whose network has other weights outside adapters and head.
+
+    All that have one dimension are compared: whatever training touches, it touches these too.
+    """
+    store = open_weights(folder)
     state = bundle.model.state_dict()
+    ours = [
+        name
+        for name, weight in state.items()
+        # The mask embedding may be in no file.
+        if weight.dim() == 1 and not is_of_language(name) and name != "encoder.mask_embedding"
+    ]
     missing: list[str] = []
     mismatched: list[str] = []
-    for template, their_template in _BASE_NAMES.items():
-        numbers = range(bundle.encoder_config.layers if "{}" in template else 1)
-        for number in numbers:
-            ours = state[template.replace("{}", str(number))].detach().cpu().double()
-            name = their_template.replace("{}", str(number))
-            stored = store.tensors.get(name)
-            if stored is None:
-                missing.append(name)
-                continue
-            if stored.kind not in storage.FLOAT_TYPES or stored.shape != tuple(ours.shape):
-                mismatched.append(f"{name}: expected {tuple(ours.shape)}, found {stored.shape}")
-                continue
-            away = (store.read(name).to(torch.float64) - ours).abs().max()
-            if not float(away) <= _SAME_WEIGHTS * max(1.0, float(ours.abs().max())):
-                mismatched.append(f"{name}: differs by {float(away):.3g}")
+    for name, place in keymap.names_in_file(ours, store.tensors).items():
+        weight = state[name].detach().to(device="cpu", dtype=torch.float64)
+        stored = store.tensors.get(place)
+        if stored is None:
+            missing.append(place)
+        elif stored.kind not in storage.FLOAT_TYPES or stored.shape != tuple(weight.shape):
+            mismatched.append(f"{place}: expected {tuple(weight.shape)}, found {stored.shape}")
+        else:
+            away = float((store.read(place).to(torch.float64) - weight).abs().max())
+            if not away <= _SAME_WEIGHTS * max(1.0, float(weight.abs().max())):
+                mismatched.append(f"{place}: differs by {away:.3g}")
     if missing or mismatched:
         raise CheckpointError(
             f"The network in {folder} is not the one that the adapter is for. Store the adapter "
@@ -324,42 +212,37 @@ def _check_base(folder: Path, bundle: ModelBundle) -> None:
         )
 
 
-def _named(
-    folder: Path, tokenizer: Mapping[str, Any], *, base_language: str | None, language: str
-) -> dict[str, Any]:
+def _named(folder: Path, roles: Mapping[str, Any], *, base_language: str | None) -> dict[str, Any]:
     """Read the vocabularies of a folder, by language."""
     vocabularies = _read_optional(folder / VOCABULARY_FILE)
-    if not vocabularies or _is_nested(vocabularies):
-        known = tokenizer.get("target_lang")
-        if base_language is not None and base_language != known:
-            raise ConfigError(
-                f"The language of {folder} has a name: expected base_language {known!r} or none, "
-                f"got {base_language!r}."
-            )
+    known = roles.get("target_lang")
+    if known is not None and base_language not in (None, known):
+        raise ConfigError(
+            f"The language of {folder} has a name: expected base_language {known!r} or none, got "
+            f"{base_language!r}."
+        )
+    if not vocabularies or all(isinstance(one, dict) for one in vocabularies.values()):
         return vocabularies
-    if base_language is None:
+    base = base_language or known
+    if base is None:
         raise ConfigError(
             f"{folder / VOCABULARY_FILE} holds one vocabulary without the name of its language, "
             "which would be lost among several: expected base_language, got none."
         )
-    if check_name(base_language) == language:
-        return {language: vocabularies}
-    return {base_language: vocabularies}
+    return {check_name(base): vocabularies}
 
 
-def _vocabulary(
-    alphabet: Alphabet, tokenizer: Mapping[str, Any], *, source: Path
-) -> dict[str, int]:
+def _vocabulary(alphabet: Alphabet, roles: Mapping[str, Any], *, source: Path) -> dict[str, int]:
     """Number tokens, under the special names that all languages of a folder share."""
-    if tokenizer.get("do_lower_case"):
+    if roles.get("do_lower_case"):
         raise AlphabetError(
             f"The tokenizer of {source} turns all text into capitals (do_lower_case): expected "
             "one that keeps it, as adapters of several scripts need."
         )
     names = {
-        alphabet.blank: _special(tokenizer, "pad_token", "<pad>"),
-        alphabet.word_boundary: _special(tokenizer, "word_delimiter_token", "|"),
-        alphabet.unknown: _special(tokenizer, "unk_token", "<unk>"),
+        alphabet.blank: _special(roles, "pad_token", "<pad>"),
+        alphabet.word_boundary: _special(roles, "word_delimiter_token", "|"),
+        alphabet.unknown: _special(roles, "unk_token", "<unk>"),
     }
     tokens = [names.get(token, token) for token in alphabet.tokens]
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -372,7 +255,7 @@ def _vocabulary(
     return vocabulary
 
 
-def _special(tokenizer: Mapping[str, Any], name: str, default: str) -> str:
+def _special(roles: Mapping[str, Any], name: str, default: str) -> str:
     """Read the name of a special token, which may be an object with further settings."""
-    value = tokenizer.get(name) or default
+    value = roles.get(name) or default
     return str(value.get("content", default) if isinstance(value, dict) else value)

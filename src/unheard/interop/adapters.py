@@ -5,10 +5,9 @@ Source: Pratap et al. 2023 (MMS), sec. 5.1.
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -211,7 +210,7 @@ def new_adapter(
         model=model,
         alphabet=alphabet,
         labels=(),
-        adapters=MappingProxyType({**bundle.adapters, language: adapter}),
+        adapters=_WithOneMore(bundle.adapters, language, adapter),
         adapter=language,
     )
 
@@ -257,6 +256,28 @@ class LiveStore:
                 f"{tuple(weight.shape)} and {weight.dtype}, got {tuple(out.shape)} and {out.dtype}."
             )
         return out.copy_(weight)
+
+
+class _WithOneMore(Mapping[str, StoredAdapter]):
+    """Adapters and one besides; the others are still looked into only when they are asked for."""
+
+    def __init__(
+        self, others: Mapping[str, StoredAdapter], language: str, adapter: StoredAdapter
+    ) -> None:
+        self._others, self._language, self._adapter = others, language, adapter
+
+    def __getitem__(self, language: str) -> StoredAdapter:
+        """Return the adapter of a language."""
+        return self._adapter if language == self._language else self._others[language]
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the languages, the new one last."""
+        yield from self._others
+        yield self._language
+
+    def __len__(self) -> int:
+        """Return the number of languages."""
+        return len(self._others) + 1
 
 
 def _language_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

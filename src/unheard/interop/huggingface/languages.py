@@ -122,7 +122,17 @@ def overlay(store: TensorStore, languages: Languages, language: str) -> TensorSt
     if path is None:
         return store
     over = open_files([path])
-    expected = [name for name in store.tensors if _has_language(name)]
+    _check_names(path, over, base=store)
+    return StackedStore([store, over])
+
+
+def _check_names(path: Path, over: TensorStore, *, base: TensorStore) -> None:
+    """Refuse the file of a language that has other tensors than one among a model's own weights.
+
+    Raises:
+        CheckpointError: with the names.
+    """
+    expected = [name for name in base.tensors if _has_language(name)]
     missing = [name for name in expected if name not in over.tensors]
     unexpected = [name for name in over.tensors if name not in expected]
     if missing or unexpected:
@@ -132,7 +142,6 @@ def overlay(store: TensorStore, languages: Languages, language: str) -> TensorSt
             missing=missing,
             unexpected=unexpected,
         )
-    return StackedStore([store, over])
 
 
 def _has_language(name: str) -> bool:
@@ -198,6 +207,8 @@ class StoredAdapters(Mapping[str, StoredAdapter]):
         """Find weights and alphabet of a language."""
         path = self._languages.files.get(language)
         store = self._base if path is None else LazyStore(lambda: open_files([path]))
+        if path is not None:
+            _check_names(path, store, base=self._base)
         places = keymap.names_in_file(self._names, store.tensors)
         shape = store.tensors[HEAD].shape if HEAD in store.tensors else (0,)
         nested = language in self._tokenizer.vocabularies
