@@ -192,18 +192,40 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     )
 
 
-def describe_vocabulary(alphabet: Alphabet, *, lowers: bool = False) -> dict[str, int]:
+def describe_vocabulary(
+    alphabet: Alphabet, *, lowers: bool = False, duties: Alphabet | None = None
+) -> dict[str, int]:
     """Write an alphabet as token -> number.
 
     Args:
         alphabet: what to write.
         lowers: write letters as capitals, for a tokenizer with `do_lower_case`.
+        duties: an alphabet whose names for blank, boundary and unknown token are to be used: one
+            tokenizer has the same for all its languages.
+
+    Raises:
+        AlphabetError: if a letter has such a name.
     """
     reserved = _reserved(alphabet)
-    return {
-        token.upper() if lowers and token not in reserved else token: number
-        for number, token in enumerate(alphabet.tokens)
-    }
+    names: dict[str | None, str | None] = {}
+    if duties is not None:
+        names = {
+            alphabet.blank: duties.blank,
+            alphabet.word_boundary: duties.word_boundary,
+            alphabet.unknown: duties.unknown,
+        }
+    vocabulary: dict[str, int] = {}
+    for number, token in enumerate(alphabet.tokens):
+        name = names.get(token) or token
+        if lowers and token not in reserved:
+            name = token.upper()
+        if name in vocabulary:
+            raise AlphabetError(
+                f"two tokens would have one name: expected {name!r} once, found it for the numbers "
+                f"{vocabulary[name]} and {number}. Rename one."
+            )
+        vocabulary[name] = number
+    return vocabulary
 
 
 def can_lower(alphabet: Alphabet) -> bool:

@@ -142,12 +142,16 @@ def _write_tokenizer(folder: Path, bundle: ModelBundle) -> None:
     alphabet = bundle.alphabet
     if alphabet is None:
         return
-    lowers = bundle.provenance.get("do_lower_case") is True and tokenizer.can_lower(alphabet)
+    lowers = (
+        bundle.provenance.get("do_lower_case") is True
+        and bundle.adapter is None
+        and tokenizer.can_lower(alphabet)
+    )
     vocabulary: Mapping[str, Any] = tokenizer.describe_vocabulary(alphabet, lowers=lowers)
     if bundle.adapter is not None:
         vocabulary = {
             language: tokenizer.describe_vocabulary(
-                bundle.adapters[language].alphabet, lowers=lowers
+                bundle.adapters[language].alphabet, duties=alphabet
             )
             for language in bundle.adapters
         } | {bundle.adapter: vocabulary}
