@@ -18,10 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unheard.config import to_dict
 from unheard.errors import CheckpointError, ConfigError, FormatError, UnheardError, shorten
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
+from unheard.interop.comparison import compare_settings, compare_weights
+from unheard.interop.huggingface.card import CARD_FILE
 from unheard.interop.inspection import TYPE_NAMES
 from unheard.interop.inspection_table import show_bytes
 from unheard.interop.load import open_model, save_model
@@ -38,29 +39,6 @@ Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 _LARGE_BYTES = 500_000_000
 """From this size on, stages are told where there is no terminal [bytes]."""
-
-_TRAINING_SETTINGS = frozenset(
-    {
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-        "input_dropout",
-        "layer_drop",
-        "feature_grad_scale",
-        "head_dropout",
-        "feature_dropout",
-        "distractors",
-        "contrastive_temperature",
-        "diversity_weight",
-        "feature_penalty_weight",
-        "unmasked_weight",
-        "temperature_start",
-        "temperature_end",
-        "temperature_floor_at",
-        "masking",
-    }
-)
-"""Settings that no result of a finished model depends on: losing one is a warning."""
 
 logger = logging.getLogger(__name__)
 
@@ -156,17 +134,20 @@ def convert(
     size = sum(tensor_bytes(tensor) for tensor in used.values())
     with storage.atomic_folder(folder, is_ours=_is_replaceable) as temporary:
         with _stage("reading", size) as advance:
-            counted = _CountedStore(reading.store, advance)
             wide = torch.promote_types(kept, wanted)
-            bundle = storage.load(replace(reading, store=counted), dtype=wide)
+            bundle = storage.load(_counted(reading, advance), dtype=wide)
         _narrow(bundle, wanted, source=os.fspath(source))
+        if bundle.adapter is not None:
+            bundle = replace(bundle, provenance={**bundle.provenance, "language": bundle.adapter})
         weights = bundle.model.state_dict()
         with _stage("writing", size):
             save_model(bundle, temporary, format="unheard" if to == "native" else to)
         with _stage("checking", size) as advance:
-            written = open_model(temporary, adapter=bundle.adapter)
-            warnings += _compare_settings(bundle, written)
-            warnings += _compare_weights(weights, written, advance)
+            # Our own folders keep one language, the one in use.
+            language = None if to == "native" else bundle.adapter
+            written = open_model(temporary, adapter=language)
+            warnings += compare_settings(bundle, written)
+            warnings += compare_weights(bundle, written, advance)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         names = tuple(str(path.relative_to(temporary)) for path in files)
         size_bytes = sum(path.stat().st_size for path in files)
@@ -264,99 +245,6 @@ def _narrow(bundle: ModelBundle, dtype: torch.dtype, *, source: str) -> None:
         )
 
 
-def _compare_weights(
-    weights: Mapping[str, Tensor], written: Reading, advance: Callable[[int], None]
-) -> list[str]:
-    """Read back what was written.
-
-    Raises:
-        CheckpointError: if a tensor is not the one that was to be written.
-    """
-    written.store.verify()
-    lost = [name for name in weights if name in written.initialised]
-    different = []
-    for name, expected in weights.items():
-        if name in written.initialised:
-            continue
-        place = written.places[name]
-        found = written.store.read(place.name)
-        advance(found.numel() * found.element_size())
-        if place.row is not None:
-            found = found[place.row]
-        if found.dtype != expected.dtype or not torch.equal(
-            found.reshape(expected.shape), expected
-        ):
-            different.append(name)
-    if different:
-        raise CheckpointError(
-            "What was written is not what was read: expected equal weights, found others in "
-            f"{shorten(different)}. Nothing was kept; this is a defect of this package or of the "
-            "disk."
-        )
-    if lost:
-        return [f"the target has no place for the weights {shorten(lost)}"]
-    return []
-
-
-def _compare_settings(bundle: ModelBundle, written: Reading) -> list[str]:
-    """Find settings that the target does not say as the source did.
-
-    Raises:
-        FormatError: if the network that is read back would compute or write something else.
-    """
-    errors, warnings = [], []
-    if type(written.config) is not type(bundle.config):
-        errors.append(
-            f"the network {type(bundle.config).__name__} (read back: "
-            f"{type(written.config).__name__})"
-        )
-    else:
-        for key, (before, after) in _differences(to_dict(bundle.config), to_dict(written.config)):
-            said = f"{key} {before!r} (read back: {after!r})"
-            is_harmless = not _TRAINING_SETTINGS.isdisjoint(key.split("."))
-            (warnings if is_harmless else errors).append(said)
-    spec, found = bundle.input_spec, written.input_spec
-    for key, (before, after) in _differences(to_dict(spec), to_dict(found)):
-        # The epsilon is far below the loudness of any recording; padding is the reader's choice.
-        harmless = key in ("normalize_epsilon", "padding", "attention_mask")
-        (warnings if harmless else errors).append(f"{key} {before!r} (read back: {after!r})")
-    alphabet = bundle.alphabet
-    if alphabet is not None and written.alphabet is None:
-        warnings.append(f"the alphabet of {len(alphabet)} symbols")
-    elif alphabet is not None and written.alphabet is not None:
-        for key, (before, after) in _differences(alphabet.to_dict(), written.alphabet.to_dict()):
-            harmless = key in ("case", "special", "unknown")
-            said = f"{key} of the alphabet" + (
-                f" {before!r} (read back: {after!r})" if harmless else ""
-            )
-            (warnings if harmless else errors).append(said)
-    if bundle.labels != written.labels:
-        (errors if written.labels else warnings).append("the names of the classes")
-    if lost := sorted(set(bundle.adapters) - set(written.adapters)):
-        warnings.append(f"{len(lost)} languages: {shorten(lost)}")
-    for key in ("licence", "license", "language"):
-        if bundle.provenance.get(key) not in (None, written.provenance.get(key)):
-            warnings.append(f"the {key} {bundle.provenance[key]}")
-    if errors:
-        raise FormatError(
-            "This model cannot be expressed in the target's format, which would say otherwise: "
-            f"{shorten(errors)}. Nothing was written."
-        )
-    return [f"not kept in the target: {warning}" for warning in warnings]
-
-
-def _differences(
-    before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Give the dotted names of values that differ, with both."""
-    for key in sorted({*before, *after}):
-        one, other = before.get(key), after.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            yield f"{prefix}{key}", (one, other)
-
-
 def _check_apart(source: str | os.PathLike[str], target: Path) -> None:
     """Refuse to write over the source, or around or into it.
 
@@ -387,7 +275,7 @@ _MODEL_FILES = (
     "special_tokens_map.json",
     "preprocessor_config.json",
     "processor_config.json",
-    "*.pt",
+    "checkpoint.pt",
     "dict.*.txt",
 )
 """Patterns of the names that the writers of this package give to files."""
@@ -396,13 +284,21 @@ _MODEL_FILES = (
 def _is_replaceable(folder: Path) -> bool:
     """Whether a folder holds a model and nothing else that somebody may miss."""
     for entry in folder.iterdir():
-        if not entry.is_file() or not any(entry.match(pattern) for pattern in _MODEL_FILES):
+        if entry.is_file() and any(entry.match(pattern) for pattern in _MODEL_FILES):
+            continue
+        if not (entry.name == CARD_FILE and entry.is_file() and _is_our_card(entry)):
             return False
     try:
         open_model(folder)
     except UnheardError:
         return False
     return True
+
+
+def _is_our_card(path: Path) -> bool:
+    """Whether a model card is one that a writer of this package made."""
+    with path.open("rb") as file:
+        return b"written by Unheard." in file.read(10_000)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -424,6 +320,17 @@ def _check_replaceable(folder: Path) -> None:
             f"{folder} is not just a model: expected a new or empty folder, or a whole model and "
             f"nothing else to replace, found {shorten(entries)}. Choose another target."
         )
+
+
+def _counted(reading: Reading, advance: Callable[[int], None]) -> Reading:
+    """Watch the store of a reading, which has been compared with its network."""
+    # A store of all languages holds those that are not read now, and is known by its identity.
+    rest = dict.fromkeys(reading.store.tensors, "not read now")
+    return replace(
+        reading,
+        store=_CountedStore(reading.store, advance),
+        ignored={**rest, **reading.ignored},
+    )
 
 
 class _CountedStore:
