@@ -137,12 +137,8 @@ def draw_anew(model: nn.Module, seed: int) -> None:
         for name, weight in model.named_parameters():
             spread = 0.3 if weight.dim() > 1 else 0.2
             weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
-            if name.endswith(("norm.weight", "weight_g")):
+            if name.endswith(("norm.weight", "weight_g", "ln_W", ".2.1.weight")):
                 weight.add_(1)
-        encoder: Any = model.encoder
-        if encoder.config.conv_channels == encoder.config.dim:
-            encoder.projection.weight.copy_(torch.eye(encoder.config.dim))
-            encoder.projection.bias.zero_()
 
 
 def make_bundle(encoder: EncoderConfig, alphabet: Alphabet | None, seed: int) -> ModelBundle:
@@ -156,6 +152,9 @@ def make_bundle(encoder: EncoderConfig, alphabet: Alphabet | None, seed: int) ->
             PretrainingConfig(encoder=encoder, quantizer=quantizer, projection_dim=16)
         )
     draw_anew(model, seed)
+    if encoder.conv_channels == encoder.dim:  # fairseq has no projection then
+        nn.init.eye_(model.encoder.projection.weight)
+        nn.init.zeros_(model.encoder.projection.bias)
     return ModelBundle(
         model=model.eval(),
         alphabet=alphabet,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from tests.closeness import FLOAT64, assert_close
 from torch import Tensor
 
 from unheard.models.config import (
@@ -27,6 +28,9 @@ ASSETS = Path(__file__).parents[1] / "assets" / "fairseq"
 
 PRETRAINING = ("wav2vec2_base", "wav2vec2_large")
 CTC = ("wav2vec2_base_ctc", "wav2vec2_large_ctc")
+
+FRAMES = (0, 9, 18, 27, 36)
+"""Frames of each stage that are kept."""
 
 NAMES = {
     "mask_emb": "encoder.mask_embedding",
@@ -157,3 +161,53 @@ def cropped_batch(model: str) -> Tensor:
     audio = [expected(model)[f"audio.{n}"] for n in (0, 1)]
     shortest = min(utterance.shape[0] for utterance in audio)
     return torch.stack([prepare(model, utterance[:shortest]) for utterance in audio])
+
+
+def run_stages(model: Any, samples: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
+    """Run one of our networks and keep every stage that fairseq's numbers have."""
+    kept: dict[str, Tensor] = {}
+    encoder = model.encoder
+    places = {"features_projected": encoder.projection, "pos_conv": encoder.transformer.positional}
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: kept.update({name: output}))
+        for name, module in places.items()
+    ]
+    with torch.no_grad():
+        output = encoder(samples, lengths, padding="zeros", keep_layers=True)
+    for handle in handles:
+        handle.remove()
+    kept |= {"conv_features": output.conv_features, "features_normed": output.normed_features}
+    kept |= {"encoder_input": output.layers[0], "final": output.frames}
+    kept |= {f"layer.{n}": layer for n, layer in enumerate(output.layers[1:])}
+    if hasattr(model, "head"):
+        with torch.no_grad():
+            kept["logits_raw"] = model(samples, lengths, padding="zeros").logits
+    return kept
+
+
+def compare_stages(model: Any, name: str, case: str, *, tolerance: float = FLOAT64) -> int:
+    """Compare every stage with fairseq's numbers; returns how many were compared.
+
+    Args:
+        model: our network, in the precision to compare in.
+        name: of fairseq's model.
+        case: "batch" for both utterances, padded; "utt1" for the second alone.
+        tolerance: largest difference allowed.
+    """
+    if case == "batch":
+        samples, lengths = padded_batch(name)
+        real = [37, 28]
+    else:
+        samples, lengths = padded_batch(name)
+        samples, lengths, real = samples[1:, : lengths[1]], None, [28]
+    dtype = next(model.parameters()).dtype
+    stages = run_stages(model, samples.to(dtype), lengths)
+    theirs = expected(name)
+    compared = 0
+    for stage, ours in stages.items():
+        for row, frames in enumerate(real):
+            kept = [frame for frame in FRAMES if frame < frames]
+            reference = theirs[f"{case}.{stage}"][row, : len(kept)]
+            assert_close(f"{case} {stage} row {row}", ours[row, kept], reference, tolerance)
+            compared += 1
+    return compared

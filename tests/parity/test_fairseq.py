@@ -9,8 +9,10 @@ from tests.closeness import FLOAT64, assert_close
 from tests.parity.fairseq_models import (
     ASSETS,
     CTC,
+    FRAMES,
     MAX_UPDATES,
     PRETRAINING,
+    compare_stages,
     cropped_batch,
     expected,
     facts,
@@ -26,49 +28,8 @@ from unheard.objectives.base import LossTerms
 from unheard.objectives.contrastive import contrastive_logits, wav2vec2_loss
 from unheard.objectives.ctc import ctc_loss
 
-FRAMES = (0, 9, 18, 27, 36)
 CASES = ("pretrain_eval", "pretrain_train", "pretrain_padded_eval", "pretrain_repeats_eval")
 KAPPA = 0.1
-
-
-def run_stages(model: Any, samples: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
-    kept: dict[str, Tensor] = {}
-    encoder = model.encoder
-    places = {"features_projected": encoder.projection, "pos_conv": encoder.transformer.positional}
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: kept.update({name: output}))
-        for name, module in places.items()
-    ]
-    with torch.no_grad():
-        output = encoder(samples, lengths, padding="zeros", keep_layers=True)
-    for handle in handles:
-        handle.remove()
-    kept |= {"conv_features": output.conv_features, "features_normed": output.normed_features}
-    kept |= {"encoder_input": output.layers[0], "final": output.frames}
-    kept |= {f"layer.{n}": layer for n, layer in enumerate(output.layers[1:])}
-    if hasattr(model, "head"):
-        with torch.no_grad():
-            kept["logits_raw"] = model(samples, lengths, padding="zeros").logits
-    return kept
-
-
-def compare_stages(model: Any, name: str, case: str) -> int:
-    if case == "batch":
-        samples, lengths = padded_batch(name)
-        real = [37, 28]
-    else:
-        samples, lengths = padded_batch(name)
-        samples, lengths, real = samples[1:, : lengths[1]], None, [28]
-    stages = run_stages(model, samples, lengths)
-    theirs = expected(name)
-    compared = 0
-    for stage, ours in stages.items():
-        for row, frames in enumerate(real):
-            kept = [frame for frame in FRAMES if frame < frames]
-            reference = theirs[f"{case}.{stage}"][row, : len(kept)]
-            assert_close(f"{case} {stage} row {row}", ours[row, kept], reference, FLOAT64)
-            compared += 1
-    return compared
 
 
 @pytest.mark.parametrize("name", PRETRAINING + CTC)

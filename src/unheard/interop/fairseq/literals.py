@@ -27,7 +27,7 @@ def read_triples(value: Any, *, what: str) -> tuple[tuple[int, int, int], ...]:
     Raises:
         ConfigError: if it is anything else, or longer than any network.
     """
-    items = _evaluate(_parse(value, what), what) if isinstance(value, str) else value
+    items = _read(value) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not 0 < len(items) <= _MOST_ITEMS:
         raise _wrong(what, value)
     triples: list[tuple[int, int, int]] = []
@@ -44,7 +44,7 @@ def read_numbers(value: Any, *, count: int, what: str) -> tuple[float, ...]:
     Raises:
         ConfigError: if it is anything else.
     """
-    items = _evaluate(_parse(value, what), what) if isinstance(value, str) else value
+    items = _read(value) if isinstance(value, str) else value
     if not _are_numbers(items, (int, float)) or len(items) != count:
         raise ConfigError(f"{what} is not valid: expected {count} numbers, found {_show(value)}.")
     return tuple(float(item) for item in items)
@@ -55,40 +55,52 @@ def write_triples(triples: Iterable[Sequence[int]]) -> str:
     return "[" + ", ".join(f"({', '.join(map(str, triple))})" for triple in triples) + "]"
 
 
-def _parse(text: str, what: str) -> ast.expr:
-    """Read the syntax of a text; nothing is evaluated."""
+def _read(text: str) -> Any:
+    """Compute a text of numbers, tuples, lists, sums and repetitions of lists; None if it is not.
+
+    The text is parsed, as `ast.literal_eval` does, and never run.
+    """
     if len(text) > _LONGEST:
-        raise _wrong(what, text)
+        return None
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        return _evaluate(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _wrong(what, text) from None
+        return None
 
 
-def _evaluate(node: ast.expr, what: str) -> Any:
-    """Compute an expression of numbers, tuples, lists, sums and repetitions of lists."""
+def _evaluate(node: ast.expr) -> Any:
+    """Compute an expression.
+
+    Raises:
+        ValueError: if it has anything else in it, or grows too long.
+    """
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return node.value
-    if isinstance(node, ast.Tuple) and len(node.elts) <= _MOST_ITEMS:
-        return tuple(_evaluate(item, what) for item in node.elts)
-    if isinstance(node, ast.List) and len(node.elts) <= _MOST_ITEMS:
-        return [_evaluate(item, what) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_evaluate(item) for item in node.elts)
+    if isinstance(node, ast.List):
+        return [_evaluate(item) for item in node.elts]
     if isinstance(node, ast.BinOp):
-        left, right = _evaluate(node.left, what), _evaluate(node.right, what)
+        left, right = _evaluate(node.left), _evaluate(node.right)
         if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
-            return _limited([*left, *right], what)
+            _check_length(len(left) + len(right))
+            return [*left, *right]
         if isinstance(node.op, ast.Mult):
             items, times = (right, left) if isinstance(right, list) else (left, right)
-            if isinstance(items, list) and type(times) is int and 0 <= times <= _MOST_ITEMS:
-                return _limited(items * times, what)
-    raise _wrong(what, ast.unparse(node))
+            if isinstance(items, list) and type(times) is int:
+                _check_length(len(items) * times)
+                return items * times
+    raise ValueError(type(node).__name__)
 
 
-def _limited(items: list[Any], what: str) -> list[Any]:
-    """Refuse a list that has grown too long."""
-    if len(items) > _MOST_ITEMS:
-        raise ConfigError(f"{what} has too many items: expected at most {_MOST_ITEMS}.")
-    return items
+def _check_length(length: int) -> None:
+    """Refuse a list before it grows too long.
+
+    Raises:
+        ValueError: if it would.
+    """
+    if not 0 <= length <= _MOST_ITEMS:
+        raise ValueError(length)
 
 
 def _are_numbers(items: Any, kinds: tuple[type, ...]) -> bool:

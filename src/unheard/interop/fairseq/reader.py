@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unheard.errors import AlphabetError, CheckpointError, FormatError, shorten
+from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError, shorten
 from unheard.interop import storage
 from unheard.interop.adapters import choose_language
 from unheard.interop.fairseq import dictionary, identity, keymap, settings
@@ -23,7 +23,7 @@ from unheard.interop.fairseq.adapters import (
 )
 from unheard.interop.fairseq.options import Options
 from unheard.interop.fairseq.settings import Settings
-from unheard.interop.pickle_store import Record, TensorHandle, open_pickle
+from unheard.interop.pickle_store import PickledFile, Record, TensorHandle, open_pickle
 from unheard.interop.reading import Reading
 from unheard.interop.stored import Place, StoredAdapter, TensorStore
 from unheard.models.config import CtcConfig, PretrainingConfig
@@ -45,8 +45,7 @@ def open_model(path: str | Path, *, adapter: str | None = None) -> Reading:
     Args:
         path: the .pt file, or the folder of one; the alphabet is in the file or in dict.ltr.txt
             (or whatever its labels are called) beside it.
-        adapter: the language, for a recogniser with adapters (MMS). Without it such a file can be
-            looked at and not loaded, unless it has one language only.
+        adapter: the language, for a recogniser with adapters for several (MMS).
 
     Raises:
         FormatError: if the file is something else, or has an option that is not supported; named.
@@ -54,29 +53,32 @@ def open_model(path: str | Path, *, adapter: str | None = None) -> Reading:
         CheckpointError: if the file is damaged, or its adapters do not fit.
         AlphabetError: if its dictionary does not fit its head.
     """
-    file = _find_file(Path(path))
-    pickled = open_pickle(file)
-    checkpoint = pickled.objects
+    return understand(open_pickle(_find_file(Path(path))), adapter=adapter)
+
+
+def understand(pickled: PickledFile, *, adapter: str | None = None) -> Reading:
+    """Understand a checkpoint that has been opened; see `open_model`."""
+    file, checkpoint = pickled.path, pickled.objects
     tensors = _network_tensors(checkpoint, source=file)
     options = {name: _plain(checkpoint.get(name)) for name in ("cfg", "args")}
     found = settings.read_settings(options, source=file)
-    ctc = found.network == "wav2vec_ctc"
     languages = _open_adapters(checkpoint, found, tensors, store=pickled.store, file=file)
     language = _choose(adapter, languages, source=file)
+    chosen = None if language is None else languages[language]
     alphabet = None
-    if language is not None:
-        alphabet = languages[language].alphabet
-    elif ctc and not languages:
+    if chosen is not None:
+        alphabet = chosen.alphabet
+    elif found.network == "wav2vec_ctc":
         alphabet = _alphabet(checkpoint, found.task, source=file)
-    config = _config(found, tensors, chosen=languages.get(language or ""), store=pickled.store)
+    config = _config(found, tensors, chosen=chosen, store=pickled.store)
     if isinstance(config, CtcConfig) and alphabet is not None and len(alphabet) != config.vocab:
         raise AlphabetError(
             f"{file}: the dictionary does not fit the head: expected {config.vocab} tokens, one "
             f"for each output, found {len(alphabet)}."
         )
     places, store = _places(config, tensors, store=pickled.store, file=file)
-    if language is not None:
-        places |= languages[language].places
+    if chosen is not None:
+        places |= chosen.places
     shapes: dict[str, tuple[int, ...]] = {}
     if isinstance(config, PretrainingConfig):
         quantizer = config.quantizer
@@ -98,7 +100,7 @@ def open_model(path: str | Path, *, adapter: str | None = None) -> Reading:
     )
 
 
-def is_fairseq(checkpoint: Any) -> bool:
+def recognises(checkpoint: Any) -> bool:
     """Whether the content of a pickle is a checkpoint of fairseq."""
     return (
         isinstance(checkpoint, Mapping)
@@ -188,9 +190,14 @@ def _adapter_shapes(found: Settings, options: Options) -> AdapterShapes:
 def _choose(
     adapter: str | None, languages: Mapping[str, StoredAdapter], *, source: Path
 ) -> str | None:
-    """Choose the language: the one asked for, or the only one."""
-    if adapter is None:
-        return next(iter(languages)) if len(languages) == 1 else None
+    """Choose the language: the one asked for, or the only one; None for a model without any."""
+    if not languages and adapter is not None:
+        raise ConfigError(
+            f"{source} has no adapter {adapter!r}: expected a model with an adapter for each "
+            "language, found one without. Leave the language out."
+        )
+    if adapter is None and len(languages) < 2:
+        return next(iter(languages), None)
     return choose_language(adapter, languages, source=source)
 
 
@@ -256,14 +263,13 @@ def _places(
     store: TensorStore,
     file: Path,
 ) -> tuple[dict[str, Place], TensorStore]:
-    """Find every weight; adapters in the first row, until a language is chosen."""
+    """Find every weight; those of the chosen language are put in later."""
     ctc = isinstance(config, CtcConfig)
     conv_norm = config.encoder.conv_norm
     places: dict[str, Place] = {}
     for name in storage.build(config, source=file).state_dict():
         theirs = keymap.fairseq_name(name, conv_norm=conv_norm, ctc=ctc)
-        row = 0 if keymap.is_adapter(name) else None
-        places[name] = Place(name=f"{NETWORK}.{theirs}", row=row)
+        places[name] = Place(name=f"{NETWORK}.{theirs}")
     projection = ("encoder.projection.weight", "encoder.projection.bias")
     absent = all(places[name].name not in store.tensors for name in projection)
     if absent and config.encoder.conv_channels == config.encoder.dim:

@@ -22,7 +22,7 @@ from unheard.files import write_text_atomic
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.fairseq import dictionary, keymap
-from unheard.interop.fairseq.adapters import DICTIONARIES
+from unheard.interop.fairseq.adapters import DICTIONARIES, LANGUAGES, NETWORK
 from unheard.interop.fairseq.literals import write_triples
 from unheard.interop.fairseq.reader import CHECKPOINT_FILE
 from unheard.interop.fairseq.settings import NORMALIZE_EPSILON
@@ -47,8 +47,10 @@ def save(bundle: ModelBundle, folder: str | Path) -> Path:
     that never win where the alphabet lacks one of its four special symbols.
 
     Args:
-        bundle: a pre-trained model or a recogniser; with language adapters, the one in use is
-            written (layer type "trf_adp", which fairseq has since 2023).
+        bundle: a pre-trained model or a recogniser. Language adapters (layer type "trf_adp",
+            which fairseq has since 2023) are written as Meta's files have them: the one in use in
+            the network, and all in a table, with the dictionary of each in dict/LANGUAGE.txt. All
+            languages are in memory at once for that.
         folder: where; a new or empty folder, or an older one of this kind.
 
     Returns:
@@ -80,27 +82,34 @@ def save(bundle: ModelBundle, folder: str | Path) -> Path:
         )
     weights = dict(bundle.model.state_dict())
     storage.check_finite(weights, source=f"the model for {target}")
-    outputs = None
+    texts: dict[str, str] = {}
     if isinstance(config, CtcConfig) and bundle.alphabet is not None:
         outputs = dictionary.arrange(bundle.alphabet)
         weights |= _arrange_head(weights, outputs.rows)
-    checkpoint = {
+        texts[DICTIONARY_FILE] = dictionary.write_text(outputs.tokens)
+    checkpoint: dict[str, Any] = {
         "args": None,
         "cfg": _settings(bundle, config),
-        "model": _network(weights, config),
+        NETWORK: _network(weights, config),
         "criterion": None,
         "optimizer_history": [_HISTORY],
         "task_state": {},
         "extra_state": {"epoch": 1},
         "last_optimizer_state": None,
     }
+    if isinstance(config, CtcConfig) and config.encoder.adapter_dim and bundle.adapters:
+        checkpoint[LANGUAGES] = _table(bundle, config)
+        for language, adapter in bundle.adapters.items():
+            tokens = dictionary.arrange(adapter.alphabet).tokens
+            texts[f"{DICTIONARIES}/{language}.txt"] = dictionary.write_text(tokens)
     with storage.atomic_folder(target, is_ours=_is_ours) as temporary:
         path = temporary / CHECKPOINT_FILE
         torch.save(checkpoint, path)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        if outputs is not None:
-            write_text_atomic(temporary / DICTIONARY_FILE, dictionary.write_text(outputs.tokens))
+        for name, text in texts.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            write_text_atomic(temporary / name, text)
     return target
 
 
@@ -125,7 +134,7 @@ def _network(
     """Name and shape the weights as fairseq does."""
     ctc, encoder = isinstance(config, CtcConfig), config.encoder
     leave_out: tuple[str, ...] = ()
-    if encoder.conv_channels == encoder.dim:
+    if encoder.conv_channels == encoder.dim and "encoder.projection.weight" in weights:
         leave_out = ("encoder.projection.weight", "encoder.projection.bias")
         weight, bias = (weights[name] for name in leave_out)
         if bias.any() or not torch.equal(weight, torch.eye(encoder.dim).to(weight)):
@@ -146,6 +155,29 @@ def _network(
         theirs = keymap.fairseq_name(name, conv_norm=encoder.conv_norm, ctc=ctc)
         tensors[theirs] = _owned(tensor)
     return tensors
+
+
+def _table(bundle: ModelBundle, config: CtcConfig) -> dict[str, Any]:
+    """Read every language and name its weights as fairseq does."""
+    table: dict[str, Any] = {}
+    for language, adapter in bundle.adapters.items():
+        known = adapter.store.tensors
+        shapes = {
+            name: known[place.name].shape[0 if place.row is None else 1 :]
+            for name, place in adapter.places.items()
+        }
+        weights = storage.read_weights(
+            adapter.store,
+            adapter.places,
+            shapes,
+            source=f"the adapter {language!r}",
+            dtype=bundle.dtype,
+        )
+        weights |= _arrange_head(weights, dictionary.arrange(adapter.alphabet).rows)
+        # Without a task_state fairseq takes the dictionary of its task: dict/LANGUAGE.txt must
+        # be given to it as dict.ltr.txt.
+        table[language] = {NETWORK: _network(weights, config), "task_state": {}}
+    return table
 
 
 def _owned(tensor: Tensor) -> Tensor:
