@@ -120,10 +120,9 @@ class PickledFile:
         Raises:
             CheckpointError: if there is no such part, or two of its tensors have one name.
         """
-        part = self.objects
+        part: Any = self.objects
         for position, key in enumerate(keys):
-            if isinstance(part, Record):
-                part = part.state
+            part = _inside(part)
             if _has(part, key):
                 part = part[key]
             else:
@@ -168,7 +167,8 @@ def open_pickle(path: Path) -> PickledFile:
             big_endian = archive.big_endian
         else:
             archive = None
-            value, spans = read_legacy(BufferedReader(source), file=path, size=size, budget=budget)
+            with BufferedReader(source) as buffered:
+                value, spans = read_legacy(buffered, file=path, size=size, budget=budget)
             big_endian = False
     return PickledFile(
         path=path,
@@ -233,6 +233,11 @@ def _read_zip(source: FileIO, archive: Archive, budget: Budget) -> tuple[Any, di
     return value, spans
 
 
+def _inside(part: Any) -> Any:
+    """Return the attributes of a record, and everything else as it is."""
+    return part.state if isinstance(part, Record) else part
+
+
 def _has(part: Any, key: str | int) -> bool:
     """Whether plain data has a key or a position."""
     if isinstance(part, dict):
@@ -245,8 +250,7 @@ def _named(part: Any, name: str, budget: Budget) -> Iterator[tuple[str, TensorHa
     if isinstance(part, TensorHandle):
         yield name, part
         return
-    if isinstance(part, Record):
-        part = part.state
+    part = _inside(part)
     if isinstance(part, dict):
         items: Any = part.items()
     elif isinstance(part, list | tuple):

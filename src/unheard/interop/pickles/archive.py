@@ -79,27 +79,28 @@ def read_archive(source: FileIO, *, file: Path, size: int, budget: Budget) -> Ar
     Source: PKWARE, APPNOTE.TXT 6.3, sections 4.3 and 4.5.3.
     """
     reader = _Reader(source, file, size)
-    entries = reader.entries(budget)
-    folders = {name.split("/", 1)[0] for name in entries}
-    pickles = [name for name in entries if name.rsplit("/", 1)[-1] == "data.pkl"]
+    listed = reader.directory(budget)
+    names = [entry.name for entry in listed]
+    pickles = [name for name in names if name.rsplit("/", 1)[-1] == "data.pkl"]
+    if any(name.partition("/")[2].startswith(("code/", "constants.pkl")) for name in names):
+        raise FormatError(
+            f"{file} is a TorchScript program, not a file of weights: it is not opened, and "
+            "nothing of it was run. Load it with the program that wrote it and save "
+            "model.state_dict()."
+        )
     if len(pickles) != 1:
         raise FormatError(
             f"{file} is a zip file with {len(pickles)} entries called data.pkl: expected one, as "
             "torch.save writes it."
         )
     folder = pickles[0].removesuffix("data.pkl")
-    if folder.count("/") != 1 or len(folders) != 1:
+    if folder.count("/") != 1 or not all(name.startswith(folder) for name in names):
         raise FormatError(
             f"{file} is a zip file with entries in several folders: expected all in one, as "
             "torch.save writes it."
         )
+    entries = reader.entries(listed)
     inner = {name.removeprefix(folder): entry for name, entry in entries.items()}
-    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        raise FormatError(
-            f"{file} is a TorchScript program, not a file of weights: it is not opened, and "
-            "nothing of it was run. Load it with the program that wrote it and save "
-            "model.state_dict()."
-        )
     order = b"little"
     if "byteorder" in inner:
         entry = inner["byteorder"]
@@ -160,6 +161,19 @@ def _blocks(source: FileIO, size: int) -> Iterator[memoryview]:
         size -= read
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What the directory says of one entry."""
+
+    name: str
+    raw: bytes
+    header: int
+    size: int
+    crc: int
+    stored: bool
+    encrypted: bool
+
+
 class _Reader:
     """Reads the structures of one zip file."""
 
@@ -167,6 +181,7 @@ class _Reader:
         self._source = source
         self._file = file
         self._size = size
+        self._limit = size
 
     def fail(self, what: str) -> Never:
         raise damaged(self._file, what)
@@ -180,16 +195,15 @@ class _Reader:
             self.fail("it is cut short")
         return data
 
-    def entries(self, budget: Budget) -> dict[str, Entry]:
-        """Read the directory: full name -> entry."""
+    def directory(self, budget: Budget) -> list[_Listed]:
+        """Read the directory, entry by entry."""
         count, start, end = self._directory()
         budget.spend(end - start)
         data = self.bytes_at(start, end - start)
-        entries: dict[str, Entry] = {}
-        headers: list[tuple[int, int, str]] = []
+        listed: list[_Listed] = []
         position = 0
         for _ in range(count):
-            budget.spend(512)
+            budget.spend(640)
             if position + ENTRY.size > len(data):
                 self.fail("the directory of the zip file is cut short")
             (mark, _, _, flags, method, _, _, crc, packed, size, names, extras, comments, disk,
@@ -201,25 +215,36 @@ class _Reader:
             extra = data[position + ENTRY.size + names : after - comments]
             position = after
             size, packed, header, disk = self._wide(extra, size, packed, header, disk)
-            name = self._name(raw)
-            if name in entries:
-                self.fail(f"two entries of the zip file are called {name}")
-            if flags & ENCRYPTED:
-                raise FormatError(f"{self._file} is an encrypted zip file: it cannot be read.")
-            if method != STORED or packed != size:
-                raise FormatError(
-                    f"{self._file}: the entry {name} is compressed: expected entries stored as "
-                    "they are, as torch.save writes them. A few bytes of a compressed file can "
-                    "become more than memory holds. Unpack it and pack it again with zip -0."
-                )
             if disk:
                 self.fail("the zip file is one part of several")
-            offset = self._first_byte(header, raw)
-            entries[name] = Entry(offset, size, crc)
-            headers.append((header, offset + size, name))
+            stored = method == STORED and packed == size
+            listed.append(
+                _Listed(self._name(raw), raw, header, size, crc, stored, bool(flags & ENCRYPTED))
+            )
         if position != len(data):
             self.fail("the directory of the zip file has something after its last entry")
-        self._check_overlaps(headers, start)
+        self._limit = start
+        return listed
+
+    def entries(self, listed: list[_Listed]) -> dict[str, Entry]:
+        """Find the bytes of every entry: full name -> where they are."""
+        entries: dict[str, Entry] = {}
+        ranges: list[tuple[int, int, str]] = []
+        for item in listed:
+            if item.name in entries:
+                self.fail(f"two entries of the zip file are called {item.name}")
+            if item.encrypted:
+                raise FormatError(f"{self._file} is an encrypted zip file: it cannot be read.")
+            if not item.stored:
+                raise FormatError(
+                    f"{self._file}: the entry {item.name} is compressed: expected entries stored "
+                    "as they are, as torch.save writes them. A few bytes of a compressed file can "
+                    "become more than memory holds. Unpack it and pack it again with zip -0."
+                )
+            first = self._first_byte(item.header, item.raw)
+            entries[item.name] = Entry(first, item.size, item.crc)
+            ranges.append((item.header, first + item.size, item.name))
+        self._check_overlaps(ranges)
         return entries
 
     def _directory(self) -> tuple[int, int, int]:
@@ -303,11 +328,10 @@ class _Reader:
             self.fail("an entry of the zip file is not what its directory says")
         return header + LOCAL.size + names + extras
 
-    def _check_overlaps(self, headers: list[tuple[int, int, str]], directory: int) -> None:
+    def _check_overlaps(self, ranges: list[tuple[int, int, str]]) -> None:
         """Check that entries share no byte with each other or with the directory."""
-        headers.sort()
-        for (_, end, name), (start, _, _) in zip(
-            headers, [*headers[1:], (directory, 0, "")], strict=True
-        ):
+        ranges.sort()
+        starts = [*(start for start, _, _ in ranges[1:]), self._limit]
+        for (_, end, name), start in zip(ranges, starts, strict=True):
             if end > start:
                 self.fail(f"the entry {name} of the zip file is larger than its place")

@@ -1,7 +1,6 @@
 """A reader of pickles that makes plain data, imports nothing and calls nothing."""
 
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Never
@@ -17,7 +16,10 @@ LONGEST_NAME = 256
 
 ODD_KEYS = 20_000
 """Most keys of dicts, over a whole file, that are not texts. Texts are hashed with a secret;
-numbers can be chosen so that a dict of them takes forever."""
+other keys can be chosen so that a dict of them takes forever."""
+
+LARGEST_KEY = (1 << 61) - 2
+"""Largest number that is a key: up to here, two numbers have two hashes."""
 
 Persistent = Callable[[object], Storage]
 """Turns what a pickle says of a storage outside of it into a storage."""
@@ -92,12 +94,12 @@ class Machine:
         return layout.unpack(self._read(layout.size))[0]
 
     def _decoded(self, data: bytes) -> str:
+        # One character beyond the first 65,536 makes every character of a text take four bytes.
+        self._budget.spend(64 + len(data) * (1 if data.isascii() else 4))
         try:
-            text = data.decode("utf-8", "surrogatepass")
+            return data.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             self._fail("a text of the pickle is not UTF-8")
-        self._budget.spend(sys.getsizeof(text))
-        return text
 
     def _line(self) -> str:
         line = self._source.readline(LONGEST_NAME + 1)
@@ -188,7 +190,7 @@ class Machine:
         except UnicodeDecodeError:
             self._push(data)
         else:
-            self._budget.spend(sys.getsizeof(text))
+            self._budget.spend(64 + len(data))
             self._push(text)
 
     def _old_text8(self) -> None:
@@ -263,11 +265,12 @@ class Machine:
             )
         parts = key if type(key) is tuple else (key,)
         self._budget.spend(8 * len(parts))
-        if not all(type(part) in ATOMS for part in parts):
-            raise FormatError(
-                f"{self._file}: the pickle has a {type(key).__name__} as a key of a dict: "
-                "expected texts or numbers."
-            )
+        for part in parts:
+            if type(part) not in ATOMS or (type(part) is int and abs(part) > LARGEST_KEY):
+                raise FormatError(
+                    f"{self._file}: a key of a dict in the pickle is a {type(key).__name__} "
+                    "that is not read: expected texts, or numbers of up to 60 bits."
+                )
 
     def _new_set(self) -> None:
         self._budget.spend(216)
