@@ -4,6 +4,7 @@ Settings are compared after they have been through the files, so that whatever a
 for shows by itself.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def compare_settings(bundle: ModelBundle, written: Reading) -> list[str]:
     if bundle.labels != written.labels:
         (errors if written.labels else lost).append("the names of the classes")
     if missing := sorted(set(bundle.adapters) - set(written.adapters) - {bundle.adapter}):
-        lost.append(f"{len(missing)} languages: {shorten(missing)}")
+        lost.append(f"languages ({len(missing)}): {shorten(missing)}")
     for key in ("licence", "license"):
         if bundle.provenance.get(key) not in (None, written.provenance.get(key)):
             lost.append(f"the {key} {bundle.provenance[key]}")
@@ -162,12 +163,15 @@ def match_symbols(
         duties[after.unknown] = before.unknown
     taken = set(duties.values())
     # A special symbol that nothing is written for may have any name.
-    spare = [token for token in before.special if token not in (*taken, *after.tokens)]
+    named = set(before.special) & set(after.special)
+    spare = [token for token in before.special if token not in named]
     order: list[int | None] = []
     for token in after.tokens:
-        name = duties.get(token, token)
-        if token not in duties and (name not in number or name in taken):
-            name = spare.pop(0) if token in after.special and spare else None
+        name: str | None = duties.get(token, token)
+        if token in after.special and token not in named:
+            name = spare.pop(0) if spare else None
+        elif token not in duties and (token not in number or token in taken):
+            name = None
         order.append(None if name is None else number[name])
     return order
 
@@ -208,6 +212,13 @@ def _compare_configs(
         after.pop("vocab", None)
     for key, (one, other) in _differences(before, after):
         said = f"{key} {one!r} (read back: {other!r})"
+        if (
+            isinstance(one, float)
+            and isinstance(other, float)
+            and math.isclose(one, other, rel_tol=1e-5)
+        ):
+            # Stored as another quantity, such as a factor an update.
+            continue
         (errors if TRAINING_SETTINGS.isdisjoint(key.split(".")) else lost).append(said)
 
 

@@ -22,6 +22,7 @@ from unheard.errors import CheckpointError, ConfigError, FormatError, UnheardErr
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.comparison import compare_settings, compare_weights
+from unheard.interop.fairseq.adapters import DICTIONARIES
 from unheard.interop.huggingface.card import CARD_FILE
 from unheard.interop.inspection import TYPE_NAMES
 from unheard.interop.inspection_table import show_bytes
@@ -145,7 +146,8 @@ def convert(
         with _stage("checking", size) as advance:
             # Our own folders keep one language, the one in use.
             language = None if to == "native" else bundle.adapter
-            written = open_model(temporary, adapter=language)
+            with _quiet():
+                written = open_model(temporary, adapter=language)
             warnings += compare_settings(bundle, written)
             warnings += compare_weights(bundle, written, advance)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -284,9 +286,15 @@ _MODEL_FILES = (
 def _is_replaceable(folder: Path) -> bool:
     """Whether a folder holds a model and nothing else that somebody may miss."""
     for entry in folder.iterdir():
-        if entry.is_file() and any(entry.match(pattern) for pattern in _MODEL_FILES):
-            continue
-        if not (entry.name == CARD_FILE and entry.is_file() and _is_our_card(entry)):
+        if entry.is_dir():
+            known = entry.name == DICTIONARIES and all(
+                part.is_file() and part.suffix == ".txt" for part in entry.iterdir()
+            )
+        elif entry.name == CARD_FILE:
+            known = _is_our_card(entry)
+        else:
+            known = any(entry.match(pattern) for pattern in _MODEL_FILES)
+        if not known:
             return False
     try:
         open_model(folder)
@@ -354,6 +362,18 @@ class _CountedStore:
         tensor = self._store.read(name, out=out)
         self._advance(tensor.numel() * tensor.element_size())
         return tensor
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence remarks about a folder that has not its name yet; its source has had them."""
+    remarks = logging.getLogger("unheard.interop")
+    before = remarks.level
+    remarks.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        remarks.setLevel(before)
 
 
 @contextlib.contextmanager
