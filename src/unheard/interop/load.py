@@ -9,14 +9,18 @@ from typing import Literal
 
 import torch
 
-from unheard.errors import ConfigError, FormatError
+from unheard.errors import ConfigError, FormatError, shorten
 from unheard.files import sha256_file
-from unheard.interop import native, storage
+from unheard.interop import fairseq2, native, storage, torchaudio
 from unheard.interop.bundle import ModelBundle
+from unheard.interop.fairseq import reader as fairseq_reader
+from unheard.interop.fairseq import writer as fairseq_writer
 from unheard.interop.huggingface import hub
 from unheard.interop.huggingface import reader as huggingface_reader
 from unheard.interop.huggingface import writer as huggingface_writer
+from unheard.interop.pickle_store import open_pickle
 from unheard.interop.reading import Reading
+from unheard.interop.state_dict import is_safetensors, open_store
 
 HUB_PREFIX = "hf:"
 """Says that a name is meant on the Hugging Face hub, whatever lies in the current folder."""
@@ -25,7 +29,11 @@ RESULT_FOLDER = "model"
 """Where the folder that a training verb wrote to keeps its model."""
 
 _WRITERS: Mapping[str, Callable[[ModelBundle, Path], Path]] = MappingProxyType(
-    {"unheard": native.save_model, "huggingface": huggingface_writer.save}
+    {
+        "unheard": native.save_model,
+        "huggingface": huggingface_writer.save,
+        "fairseq": fairseq_writer.save,
+    }
 )
 
 
@@ -35,17 +43,23 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     adapter: str | None = None,
+    mapped: bool | None = None,
 ) -> ModelBundle:
     """Load a model.
 
     Args:
-        source: a folder (ours, one of transformers, or the one that `learn` wrote to), a name on
-            the Hugging Face hub such as "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or
-            a loaded model, which is put onto the device.
+        source: a folder (ours, one of transformers, or the one that `learn` wrote to), a
+            checkpoint of fairseq, a state dict of torchaudio or fairseq2, a name on the Hugging
+            Face hub such as "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded
+            model, which is put onto the device. What a file is shows in its content.
         device: where the weights go.
         dtype: type of the weights; None keeps float64 and makes everything else float32.
         adapter: for models with an adapter for each language, the language: an ISO 639-3 code
             such as "kmr", as the model spells it.
+        mapped: whether weights that stay on the CPU in the type they are stored in may stay in
+            their files until they are used, which saves memory and time. Nobody may write into
+            the files then while the model lives; to replace or delete them does no harm. None:
+            if there is a gigabyte of them.
 
     Returns:
         The model in evaluation mode, with its alphabet, input spec and provenance.
@@ -66,7 +80,8 @@ def load_model(
             )
         source.model.to(device=device, dtype=dtype)
         return source
-    return storage.load(open_model(source, adapter=adapter), device=device, dtype=dtype)
+    reading = open_model(source, adapter=adapter)
+    return storage.load(reading, device=device, dtype=dtype, mapped=mapped)
 
 
 def open_model(source: str | os.PathLike[str], *, adapter: str | None = None) -> Reading:
@@ -79,17 +94,23 @@ def open_model(source: str | os.PathLike[str], *, adapter: str | None = None) ->
     Raises:
         UnheardError: as `load_model`.
     """
-    folder, provenance = _find(source, adapter=adapter)
-    if _is_native(folder):
-        return native.open_model(folder, adapter=adapter)
-    return huggingface_reader.open_model(folder, adapter=adapter, provenance=provenance)
+    found, provenance = _find(source, adapter=adapter)
+    if found.is_file():
+        return _open_file(found, adapter=adapter)
+    if _is_native(found):
+        return native.open_model(found, adapter=adapter)
+    if (found / storage.CONFIG_FILE).is_file():
+        return huggingface_reader.open_model(found, adapter=adapter, provenance=provenance)
+    if fairseq2.is_checkpoint_folder(found):
+        return fairseq2.open_model(found, adapter=adapter)
+    return fairseq_reader.open_model(found, adapter=adapter)
 
 
 def save_model(
     bundle: ModelBundle,
     folder: str | os.PathLike[str],
     *,
-    format: Literal["unheard", "huggingface"] = "unheard",
+    format: Literal["unheard", "huggingface", "fairseq"] = "unheard",
 ) -> Path:
     """Write a model folder, whole or not at all.
 
@@ -97,7 +118,7 @@ def save_model(
         bundle: what to store.
         folder: where; a new or empty folder, or an older model folder of the same format.
         format: "unheard": this package's own, which keeps everything and checks every byte;
-            "huggingface": what transformers loads.
+            "huggingface": what transformers loads; "fairseq": a checkpoint of fairseq.
 
     Returns:
         The folder.
@@ -123,7 +144,12 @@ def model_fingerprint(source: str | os.PathLike[str]) -> str:
     folder, _ = _find(source)
     if _is_native(folder):
         return native.fingerprint(folder)
-    files = huggingface_reader.model_files(folder)
+    if folder.is_file():
+        files = [folder]
+    elif (folder / storage.CONFIG_FILE).is_file():
+        files = huggingface_reader.model_files(folder)
+    else:
+        files = [path for path in folder.rglob("*") if path.is_file()]
     text = "\n".join(f"{file.name} {sha256_file(file)}" for file in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -138,7 +164,12 @@ def _find(
     path = Path(name)
     if path.is_dir():
         for folder in (path, path / RESULT_FOLDER):
-            if (folder / storage.CONFIG_FILE).is_file() or _is_native(folder):
+            if (
+                (folder / storage.CONFIG_FILE).is_file()
+                or _is_native(folder)
+                or fairseq_reader.is_checkpoint_folder(folder)
+                or fairseq2.is_checkpoint_folder(folder)
+            ):
                 return folder, {"source": str(folder)}
         hint = ""
         if isinstance(source, str) and hub.is_hub_name(name):
@@ -147,8 +178,10 @@ def _find(
             f"{path} is not a model folder: expected a {storage.CONFIG_FILE} in it, found "
             f"{_listed(path)}.{hint}"
         )
+    if path.is_file():
+        return path, {"source": str(path)}
     if path.exists():
-        raise FormatError(_explain_file(path))
+        raise FormatError(f"{path} is not a model: expected a file or a folder.")
     if isinstance(source, str) and hub.is_hub_name(name):
         return hub.fetch(name, adapter=adapter)
     raise ConfigError(
@@ -170,13 +203,22 @@ def _listed(folder: Path) -> str:
     )
 
 
-def _explain_file(path: Path) -> str:
-    """Say what to do with a path that is a file."""
-    if path.suffix == ".safetensors" or path.name == storage.CONFIG_FILE:
-        return f"{path} is a file of a model: expected its folder. Give {path.parent} instead."
-    if path.suffix in (".pt", ".bin", ".ckpt", ".pth"):
-        return (
-            f"{path} is a pickled checkpoint: expected a model folder with safetensors weights. "
-            "Convert it with the program that wrote it; this version does not read pickles."
+def _open_file(path: Path, *, adapter: str | None) -> Reading:
+    """Open a file of weights by what is in it: their names, or the settings beside them."""
+    has_settings = (path.parent / storage.CONFIG_FILE).is_file()
+    if path.suffix == ".json" or (has_settings and path.suffix in (".safetensors", ".bin")):
+        raise FormatError(
+            f"{path} is a file of a model: expected its folder. Give {path.parent} instead."
         )
-    return f"{path} is not a model: expected a model folder, found a file."
+    if not is_safetensors(path):
+        pickled = open_pickle(path)
+        if fairseq_reader.recognises(pickled.objects):
+            return fairseq_reader.understand(pickled, adapter=adapter)
+    store = open_store(path)
+    for known in (fairseq2, torchaudio):
+        if known.recognises(store.tensors):
+            return known.understand(store, path=path, adapter=adapter)
+    raise FormatError(
+        f"{path} holds no network that is known: expected a checkpoint of fairseq, or a state "
+        f"dict of torchaudio or fairseq2, found {shorten(store.tensors) or 'no tensors'}."
+    )

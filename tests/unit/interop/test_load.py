@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tests.tiny_models import tiny_ctc
 
 import unheard
@@ -20,3 +21,24 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no model here")
     with pytest.raises(FormatError, match=r"not a model folder: .*found notes\.txt"):
         unheard.load_model(tmp_path)
+
+
+def test_what_a_file_is_shows_in_its_content(tmp_path: Path) -> None:
+    folder = unheard.save_model(tiny_ctc(), tmp_path / "theirs", format="fairseq")
+    for path in (folder, folder / "checkpoint.pt"):
+        assert unheard.load_model(path).provenance["format"] == "fairseq"
+    (folder / "checkpoint.pt").rename(folder / "letters.bin")
+    assert unheard.load_model(folder / "letters.bin").provenance["format"] == "fairseq"
+
+
+def test_a_file_of_a_model_folder_names_its_folder(tmp_path: Path) -> None:
+    folder = unheard.save_model(tiny_ctc(), tmp_path / "model", format="huggingface")
+    for name in ("config.json", "model.safetensors"):
+        with pytest.raises(FormatError, match=f"Give {folder} instead"):
+            unheard.load_model(folder / name)
+
+
+def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.ones(3)}, tmp_path / "image.pt")
+    with pytest.raises(FormatError, match=r"no network that is known.*conv1\.weight"):
+        unheard.load_model(tmp_path / "image.pt")

@@ -109,6 +109,11 @@ def recognises(checkpoint: Any) -> bool:
     )
 
 
+def is_checkpoint_folder(folder: Path) -> bool:
+    """Whether a folder is one that `writer.save` wrote, or looks like it."""
+    return (folder / CHECKPOINT_FILE).is_file()
+
+
 def _find_file(path: Path) -> Path:
     """Find the checkpoint of a path that is a file or a folder."""
     if not path.is_dir():
