@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ShapeError,
         TrainingDivergedError,
         UnheardError,
+        WorkerError,
     )
     from unheard.interop.bundle import ModelBundle
     from unheard.interop.inspection import Inspection
@@ -81,6 +82,7 @@ __all__ = [
     "MissingExtraError",
     "ShapeError",
     "TrainingDivergedError",
+    "WorkerError",
 ]
 
 _MODULES = {
@@ -114,6 +116,7 @@ _MODULES = {
     "MissingExtraError": "unheard.errors",
     "ShapeError": "unheard.errors",
     "TrainingDivergedError": "unheard.errors",
+    "WorkerError": "unheard.errors",
 }
 """Public name -> the module that defines it."""
 

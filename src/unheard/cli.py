@@ -103,6 +103,12 @@ def _finetune(words: list[str]) -> int:
     return _call("finetune", finetune, words)
 
 
+def _shard(words: list[str]) -> int:
+    from unheard.tasks.shard import shard
+
+    return _call("shard", shard, words)
+
+
 def _evaluate(words: list[str]) -> int:
     from unheard.tasks.evaluate import evaluate
 
@@ -151,6 +157,11 @@ VERBS = {
     "pretrain": Verb(summary="learn to listen, from recordings alone", run=_pretrain, resumes=True),
     "finetune": Verb(
         summary="learn to write, from transcribed recordings", run=_finetune, resumes=True
+    ),
+    "shard": Verb(
+        summary="recordings to tar files, for training on thousands of hours",
+        run=_shard,
+        resumes=True,
     ),
     "evaluate": Verb(
         summary="measure word and character error rates, with intervals", run=_evaluate

@@ -2,12 +2,14 @@
 
     UnheardError
     ├── ConfigError           a setting is unknown, missing or out of range
+    │   └── LanguageError     a model with adapters has not this language, or none was named
     ├── AudioError            a recording cannot be read; `reason` is a short code
     ├── ManifestError         a line of a manifest or transcript table is wrong
     ├── AlphabetError         a text does not fit an alphabet, or an alphabet is malformed
     ├── ShapeError            a tensor has another shape than its contract says
     ├── FormatError           a file is not of the format it should be
     ├── CheckpointError       stored weights do not fit the model they are for
+    ├── WorkerError           a process that reads recordings crashed or hangs
     ├── TrainingDivergedError a loss or gradient stopped being finite
     └── MissingExtraError     an optional dependency is not installed
 
@@ -23,6 +25,18 @@ class UnheardError(Exception):
 
 class ConfigError(UnheardError):
     """A setting is unknown, missing or out of range."""
+
+
+class LanguageError(ConfigError):
+    """A model with adapters has not this language, or none was named.
+
+    Attributes:
+        languages: those that it has.
+    """
+
+    def __init__(self, message: str, *, languages: Iterable[str]) -> None:
+        super().__init__(message)
+        self.languages = tuple(languages)
 
 
 class AudioError(UnheardError):
@@ -84,6 +98,18 @@ class CheckpointError(UnheardError):
             if names:
                 parts.append(f"{title}: {shorten(names)}")
         super().__init__(" ".join(parts))
+
+
+class WorkerError(UnheardError):
+    """A process that reads recordings crashed, or hangs.
+
+    Attributes:
+        reason: "worker_crash" or "worker_hung".
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TrainingDivergedError(UnheardError):

@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +19,13 @@ from numpy.typing import NDArray
 from unheard.audio import io
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.data.manifest import Utterance
-from unheard.data.store import Cut
+from unheard.data.store import Cut, Unreadable
 from unheard.errors import AudioError, FormatError
 from unheard.files import atomic_path, locked, read_json, sha256_file, write_json_atomic
 
 _FULL_SCALE = 32767.0
 Progress = Callable[[int, int], None]
 """Called with (done, all)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A recording that could not be decoded, for the dead-letter file."""
-
-    id: str
-    audio: str
-    reason: str
-    detail: str
 
 
 class PcmStore:
@@ -113,6 +102,9 @@ class PcmStore:
         scale = 1.0 / np.sqrt(self._variances[index] + epsilon)
         samples = self.samples(index, start=start, count=count)
         return ((samples - self._means[index]) * scale).astype(np.float32)
+
+    def close(self) -> None:
+        """Do nothing: the map goes with its last user."""
 
     def read(self, cuts: Sequence[Cut], *, spec: InputSpec) -> list[NDArray[np.float32]]:
         """Read stretches of utterances as an input spec wants them, in the order asked for."""

@@ -26,6 +26,16 @@ class Cut:
     count: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A recording that could not be decoded, for the dead-letter file."""
+
+    id: str
+    audio: str
+    reason: str
+    detail: str
+
+
 class SampleStore(Protocol):
     """Utterances by number; `PcmStore` has them decoded, `ShardStore` decodes them on the way."""
 
@@ -37,6 +47,11 @@ class SampleStore(Protocol):
     @property
     def num_samples(self) -> NDArray[np.int64]:
         """(utterances,) lengths [samples at 16 kHz]."""
+        ...
+
+    @property
+    def unreadable(self) -> Sequence[Unreadable]:
+        """Recordings that were left out."""
         ...
 
     @property
@@ -72,4 +87,8 @@ class SampleStore(Protocol):
 
     def read(self, cuts: Sequence[Cut], *, spec: InputSpec) -> list[NDArray[np.float32]]:
         """Read stretches of utterances as an input spec wants them, in the order asked for."""
+        ...
+
+    def close(self) -> None:
+        """End what decodes; nothing can be read any more."""
         ...

@@ -1,8 +1,7 @@
 """The verb `pretrain`: recordings in, a network that has learnt to listen out."""
 
 import os
-import sys
-from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,11 +14,14 @@ from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.data.corpora import scan_source
 from unheard.data.dataset import AudioBatch, UnlabelledSource, crop_batch
-from unheard.data.manifest import Skip
-from unheard.data.pcm import PcmStore, open_store
+from unheard.data.pcm import open_store
+from unheard.data.places import is_url
+from unheard.data.shard_store import open_shards
+from unheard.data.shards import is_shard_folder
+from unheard.data.store import SampleStore
 from unheard.data.units import CepstralFeatures, UnitStore, open_units
 from unheard.errors import ConfigError
-from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
+from unheard.files import read_json, write_json_atomic
 from unheard.inference.hidden_features import HiddenFeatures
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
@@ -40,13 +42,15 @@ from unheard.tasks.runs import (
     choose_device,
     forget_decoded,
     keep_settings,
+    report_skipped,
     report_unreadable,
     seeded,
     show_decoding,
+    show_indexing,
     show_labelling,
     start_weights,
 )
-from unheard.tasks.scan import count_failed, nothing_found
+from unheard.tasks.scan import nothing_found
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.checkpoint import load_checkpoint
 from unheard.training.config import TrainingConfig
@@ -117,7 +121,8 @@ def pretrain(
     Repeat the command to go on where it was stopped; a finished run is not done again.
 
     Args:
-        recordings: anything that `scan` reads; transcripts are not looked at.
+        recordings: anything that `scan` reads, or a folder or address of shards (see `shard`);
+            transcripts are not looked at.
         out: run folder; the model folder is OUT/model.
         preset: network and settings: nano, mini, base or large.
         objective: what to learn by; the preset's own by default.
@@ -161,37 +166,49 @@ def pretrain(
     )
     if (finished := _finished(folder, folder / "model")) is not None:
         return finished
+    store = _open_recordings(recordings, folder, quiet=quiet)
+    with closing(store):
+        result = pretrain_store(
+            store,
+            recipe,
+            run_folder=folder,
+            model_folder=folder / "model",
+            config=replace(
+                recipe.pretraining,
+                budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
+                seed=seed,
+            ),
+            start=None if start is None else load_model(start),
+            teacher=_teacher(units_from, units_layer),
+            device=choose_device(device),
+            quiet=quiet,
+        )
+    forget_decoded(folder / "decoded")
+    return result
+
+
+def _open_recordings(
+    recordings: str | os.PathLike[str], folder: Path, *, quiet: bool
+) -> SampleStore:
+    """Open shards as they are; decode anything else first."""
+    if is_url(recordings) or is_shard_folder(recordings):
+        return open_shards(
+            recordings, folder / "decoded", progress=None if quiet else show_indexing
+        )
     found = scan_source(recordings, exclude=[folder], extract_to=folder / "recordings")
-    _report_skipped(found.skipped, folder / "skipped.jsonl")
+    report_skipped(found.skipped, folder / "skipped.jsonl")
     if not found.utterances:
         raise ConfigError(nothing_found(recordings, found.skipped, folder / "skipped.jsonl"))
-    store = open_store(
+    return open_store(
         found.utterances,
         folder / "decoded",
         root=Path(),
         progress=None if quiet else show_decoding,
     )
-    result = pretrain_store(
-        store,
-        recipe,
-        run_folder=folder,
-        model_folder=folder / "model",
-        config=replace(
-            recipe.pretraining,
-            budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
-            seed=seed,
-        ),
-        start=None if start is None else load_model(start),
-        teacher=_teacher(units_from, units_layer),
-        device=choose_device(device),
-        quiet=quiet,
-    )
-    forget_decoded(folder / "decoded")
-    return result
 
 
 def pretrain_store(
-    store: PcmStore,
+    store: SampleStore,
     recipe: Recipe,
     *,
     run_folder: Path,
@@ -356,21 +373,6 @@ class _Job:
         return Validation(metric=values[loss], values=values)
 
 
-def _report_skipped(skipped: Sequence[Skip], record: Path) -> None:
-    """Write down what the scan left out, and say how much of it was meant to be used."""
-    if not skipped:
-        record.unlink(missing_ok=True)
-        return
-    write_jsonl_atomic(record, [skip.to_dict() for skip in skipped])
-    if failed := count_failed(skipped):
-        plural = "s" if failed > 1 else ""
-        print(
-            f"{failed} recording{plural} or row{plural} could not be used; {record} names what "
-            "and why.",
-            file=sys.stderr,
-        )
-
-
 def _teacher(source: str | os.PathLike[str] | None, layer: int | None) -> HiddenFeatures | None:
     """Load the model whose hidden layer gives the units."""
     if source is None:
@@ -431,7 +433,7 @@ def _at_floor(quantizer: QuantizerConfig) -> QuantizerConfig:
     return replace(quantizer, temperature_start=quantizer.temperature_end)
 
 
-def _hold_out(store: PcmStore, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(store: SampleStore, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
     """Choose utterances to validate on; returns their numbers and those of the rest."""
     if len(store) == 0:
         raise ConfigError("There is nothing to learn from: none of the recordings can be read.")
@@ -453,7 +455,7 @@ def _hold_out(store: PcmStore, config: TrainingConfig) -> tuple[np.ndarray, np.n
 
 
 def _valid_batches(
-    store: PcmStore,
+    store: SampleStore,
     numbers: np.ndarray,
     spec: InputSpec,
     units: UnitStore | None,

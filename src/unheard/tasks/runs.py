@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from unheard.audio.signal import SAMPLE_RATE
-from unheard.data.manifest import Utterance, audio_path, read_manifest
-from unheard.data.pcm import Unreadable
+from unheard.data.manifest import Skip, Utterance, audio_path, read_manifest
+from unheard.data.store import Unreadable
 from unheard.errors import ConfigError
 from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
 from unheard.models.encoder import Encoder
 from unheard.models.filterbank import start_as_filterbank
 from unheard.models.transformer import BERT_SPREAD
 from unheard.recipes import Recipe
-from unheard.tasks.scan import scan
+from unheard.tasks.scan import count_failed, scan
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.schedule import Budget
 
@@ -153,6 +153,26 @@ def report_unreadable(unreadable: Sequence[Unreadable], folder: Path) -> None:
     )
 
 
+def report_skipped(skipped: Sequence[Skip], record: Path) -> int:
+    """Write down what a scan left out, and say how much of it was meant to be used.
+
+    Returns:
+        How much that is.
+    """
+    if not skipped:
+        record.unlink(missing_ok=True)
+        return 0
+    write_jsonl_atomic(record, [skip.to_dict() for skip in skipped])
+    if failed := count_failed(skipped):
+        plural = "s" if failed > 1 else ""
+        print(
+            f"{failed} recording{plural} or row{plural} could not be used; {record} names what "
+            "and why.",
+            file=sys.stderr,
+        )
+    return failed
+
+
 def forget_decoded(folder: Path) -> None:
     """Delete decoded recordings that a finished stage no longer needs."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -161,6 +181,16 @@ def forget_decoded(folder: Path) -> None:
 def show_decoding(done: int, total: int) -> None:
     """Say how far decoding is, on one line of a terminal."""
     _show("decoding recordings", done, total)
+
+
+def show_sharding(done: int, total: int) -> None:
+    """Say how far the writing of shards is."""
+    _show("writing shards, recordings", done, total)
+
+
+def show_indexing(done: int, total: int) -> None:
+    """Say how far the reading of shards is."""
+    _show("indexing shards", done, total)
 
 
 def show_labelling(done: int, total: int) -> None:
