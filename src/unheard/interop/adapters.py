@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unheard.errors import CheckpointError, ConfigError, shorten
+from unheard.errors import CheckpointError, ConfigError, LanguageError, shorten
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle, Network
 from unheard.interop.safetensors_store import KINDS
@@ -44,7 +44,7 @@ def choose_language(language: str | None, known: Collection[str], *, source: obj
         The language, unchanged.
 
     Raises:
-        ConfigError: if there is no such language, naming the closest, or none was named. No
+        LanguageError: if there is no such language, naming the closest, or none was named. No
             language stands in for another.
     """
     if language in known:
@@ -53,15 +53,17 @@ def choose_language(language: str | None, known: Collection[str], *, source: obj
         f"{len(known)} languages: {shorten(sorted(known), limit=12)}" if known else "no language"
     )
     if language is None:
-        raise ConfigError(
+        raise LanguageError(
             f"{source} writes one language at a time: expected the name of one (`adapter`), got "
-            f"none. It has {found}."
+            f"none. It has {found}.",
+            languages=known,
         )
     close = close_languages(language, known)
     hint = f"the closest are {shorten(close)}" if close else "none is close"
-    raise ConfigError(
+    raise LanguageError(
         f"{source} has no adapter for the language {language!r}: expected one of its {found}; "
-        f"{hint}. Names are ISO 639-3 codes, some with a script (azj-script_latin)."
+        f"{hint}. Names are ISO 639-3 codes, some with a script (azj-script_latin).",
+        languages=known,
     )
 
 

@@ -85,7 +85,7 @@ class Inspection:
         alphabet: symbols of a CTC head, or None.
         labels: classes of a classification head; empty without one, or when nobody named them.
         adapters: languages that the model can be switched to, in order.
-        adapter: the language that it is opened for, or None.
+        adapter: the language whose alphabet and output layer are described, or None.
         licence: of the weights, as far as the files say.
         provenance: where the model came from, as far as the files say, as plain data.
         initialised: weights that no file has and loading draws afresh.

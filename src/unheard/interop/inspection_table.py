@@ -178,7 +178,7 @@ def _writing_rows(inspection: Inspection, row: Any) -> None:
     if inspection.adapters:
         listed = shorten(inspection.adapters, limit=_SHOWN_LANGUAGES)
         row("languages", f"{len(inspection.adapters)}: {listed}")
-        row("opened for", inspection.adapter or "no language")
+        row("described for", inspection.adapter or "no language")
 
 
 def _remark_rows(inspection: Inspection, row: Any) -> None:

@@ -18,7 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unheard.errors import CheckpointError, ConfigError, FormatError, UnheardError, shorten
+from unheard.errors import (
+    CheckpointError,
+    ConfigError,
+    FormatError,
+    LanguageError,
+    UnheardError,
+    shorten,
+)
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.comparison import compare_settings, compare_weights
@@ -298,6 +305,8 @@ def _is_replaceable(folder: Path) -> bool:
             return False
     try:
         open_model(folder)
+    except LanguageError:
+        return True
     except UnheardError:
         return False
     return True

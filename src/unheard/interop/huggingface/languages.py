@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unheard.errors import CheckpointError, ConfigError, shorten
+from unheard.errors import CheckpointError, ConfigError, LanguageError, shorten
 from unheard.interop import adapters, storage
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.huggingface import keymap
@@ -75,11 +75,12 @@ class Languages:
         if language in self.files or language == self.own:
             return language
         stored = sorted(self.files)
-        raise ConfigError(
+        raise LanguageError(
             f"{self.folder} has a vocabulary for {language!r} and no weights: expected a file "
             f"adapter.{language}.safetensors, found weights for {shorten(stored) or 'none'}. "
             "Fetch the file, or name the language of the model's own weights as target_lang in "
-            "its tokenizer_config.json."
+            "its tokenizer_config.json.",
+            languages=[*stored, *([] if self.own is None else [self.own])],
         )
 
 
@@ -94,6 +95,8 @@ def find_languages(folder: Path, settings: Settings, tokenizer: Tokenizer | None
     if not vocabularies and not (has_adapters and files):
         return Languages(folder=folder, own=None, named=(), files={})
     target = None if tokenizer is None else tokenizer.target
+    if target is None and isinstance(settings.values.get("target_lang"), str):
+        target = settings.values["target_lang"]
     if target is None and len(vocabularies) == 1 and not files:
         target = vocabularies[0]
     named = {*vocabularies, *files}
