@@ -1,16 +1,20 @@
 """Folders that transformers reads from us, and vocabularies that both read alike."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.closeness import FLOAT32, FLOAT64, assert_close
+from tests.parity.hf_classes import no_warnings
 from tests.parity.hf_models import KINDS, SMALL, make_pair, make_samples, redraw
 from tests.tiny_models import tiny_ctc, tiny_masked_units, tiny_pretraining
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    AutoProcessor,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -23,6 +27,7 @@ import unheard
 from unheard.audio.signal import normalize
 from unheard.interop import load
 from unheard.interop.huggingface import features, writer
+from unheard.text.alphabet import Alphabet
 
 
 @pytest.mark.parametrize("kind", ["group", "layer"])
@@ -175,3 +180,46 @@ def test_emissions_of_a_folder(tmp_path: Path, kind: str, do_normalize: bool) ->
     for row, result in enumerate(unheard.emissions(model, recordings, padding="zeros")):
         frames = result.log_probs.shape[0]
         assert_close("zeros", result.log_probs, expected[row, :frames], FLOAT64)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_processors_of_what_we_write(tmp_path: Path, kind: str, lower: bool) -> None:
+    """Read from transformers, written by us, read by transformers: the same in every part."""
+    theirs = make_pair(tmp_path / "theirs", SMALL | KINDS[kind], seed=0)
+    (tmp_path / "vocab.json").write_text(json.dumps({t: n for n, t in enumerate(VOCABULARY)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), do_lower_case=lower)
+    extractor = Wav2Vec2FeatureExtractor(
+        do_normalize=kind == "base", return_attention_mask=kind != "base", sampling_rate=16000
+    )
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(theirs.folder)
+    bundle = load.load_model(theirs.folder)
+    writer.save(bundle, tmp_path / "ours")
+    with no_warnings():
+        again = AutoProcessor.from_pretrained(tmp_path / "ours")
+        by_name = Wav2Vec2Processor.from_pretrained(tmp_path / "ours")
+    assert isinstance(again, Wav2Vec2Processor)
+    assert again.tokenizer.encoder == by_name.tokenizer.encoder == tokenizer.encoder
+    for text in ("AB ÑA", "ab ña", "B'A ጀ|", "q"):
+        assert again.tokenizer(text).input_ids == tokenizer(text).input_ids, text
+    for ids in ([5, 5, 0, 5, 4, 4, 6], [7, 3, 8, 10], [1, 5, 2]):
+        assert again.tokenizer.decode(ids) == tokenizer.decode(ids)
+    for name in ("do_normalize", "return_attention_mask", "sampling_rate", "padding_value"):
+        assert getattr(again.feature_extractor, name) == getattr(extractor, name)
+    samples = np.random.default_rng(0).normal(0.1, 0.2, 3000).astype(np.float32)
+    assert (
+        again(samples, sampling_rate=16000).input_values[0]
+        == extractor(samples, sampling_rate=16000).input_values[0]
+    ).all()
+
+
+def test_a_tokenizer_without_boundary_and_specials(tmp_path: Path) -> None:
+    bundle = tiny_ctc()
+    alphabet = Alphabet(tokens=("<blank>", *"abcdefg"), blank="<blank>")
+    writer.save(replace(bundle, alphabet=alphabet), tmp_path / "model")
+    with no_warnings():
+        processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    assert processor.tokenizer.pad_token_id == 0
+    assert processor.tokenizer("abba").input_ids == alphabet.encode("abba")
+    assert processor.tokenizer.decode([1, 1, 0, 1, 2]) == "aab"
+    assert load.load_model(tmp_path / "model").alphabet == replace(alphabet, case="lower")

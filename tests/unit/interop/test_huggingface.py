@@ -23,7 +23,7 @@ from unheard.errors import (
 from unheard.interop import load
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.huggingface import keymap, networks, writer
-from unheard.interop.huggingface.hub import is_hub_name
+from unheard.interop.huggingface.hub import fetch, is_hub_name
 from unheard.interop.huggingface.reader import open_model
 from unheard.interop.huggingface.settings import Settings
 from unheard.models.config import CtcConfig, EncoderOnlyConfig, MaskingConfig, PretrainingConfig
@@ -551,6 +551,32 @@ def test_models_on_the_hub(
     assert "config.json" in patterns
     assert not any(name.endswith((".bin", ".py", "*")) for name in patterns)
     assert load.model_fingerprint(source) == load.model_fingerprint(folder)
+
+
+def test_pickles_are_fetched_only_where_there_is_nothing_better(
+    hub: list[dict[str, Any]], folder: Path
+) -> None:
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    with pytest.raises(CheckpointError, match="has no weights"):
+        load.load_model("org/name")
+    first, second = hub
+    assert not any(name.endswith(".bin") for name in first["allow_patterns"])
+    assert "pytorch_model.bin" in second["allow_patterns"]
+    # The same commit, whatever happened to the branch in between.
+    assert (first["revision"], second["revision"]) == (None, folder.name)
+
+
+def test_of_a_model_with_languages_one_is_fetched(hub: list[dict[str, Any]], folder: Path) -> None:
+    assert fetch("org/name", adapter="lug")[0] == folder
+    assert "adapter.lug.safetensors" in hub[0]["allow_patterns"]
+    assert hub[1]["allow_patterns"] == ["adapter.lug.bin"]
+    hub.clear()
+    (folder / "adapter.lug.safetensors").touch()
+    fetch("org/name", adapter="lug")
+    assert len(hub) == 1
+    hub.clear()
+    fetch("org/name", adapter="*")
+    assert "adapter" not in str(hub)
 
 
 def test_a_folder_goes_before_the_hub(

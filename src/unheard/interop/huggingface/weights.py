@@ -1,6 +1,6 @@
 """Files of weights in a folder of transformers, seen as one store of tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unheard.errors import CheckpointError, FormatError
 from unheard.interop import storage
+from unheard.interop.pickle_store import open_pickle
 from unheard.interop.safetensors_store import SafetensorsStore
 from unheard.interop.stored import StoredTensor, TensorStore
 
@@ -99,8 +100,6 @@ def open_files(files: list[Path]) -> TensorStore:
     """Open files of one form, safetensors or pickles, as one store."""
     if files[0].suffix == ".safetensors":
         return SafetensorsStore(files)
-    from unheard.interop.pickle_store import open_pickle
-
     stores = [open_pickle(path).store for path in files]
     if len(stores) == 1:
         return stores[0]
@@ -118,7 +117,7 @@ def open_files(files: list[Path]) -> TensorStore:
 class StackedStore:
     """Several stores as one (a `TensorStore`); a later one hides names of those before it."""
 
-    def __init__(self, stores: list[TensorStore]) -> None:
+    def __init__(self, stores: Sequence[TensorStore]) -> None:
         self._stores = stores
         self._owners = {name: store for store in stores for name in store.tensors}
         self._tensors = {name: store.tensors[name] for name, store in self._owners.items()}

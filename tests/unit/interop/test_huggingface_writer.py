@@ -1,0 +1,202 @@
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny_models import tiny_alphabet, tiny_ctc, tiny_masked_units, tiny_pretraining
+
+from unheard.errors import AlphabetError, CheckpointError, FormatError
+from unheard.interop import load
+from unheard.interop.huggingface import card, language_model, tokenizer, writer
+from unheard.interop.huggingface.reader import open_model
+from unheard.text.alphabet import Alphabet
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_a_masked_unit_model_loses_its_head_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = replace(tiny_masked_units(), provenance={"task": "pretrain", "licence": "CC0-1.0"})
+    with caplog.at_level(logging.WARNING):
+        writer.save(bundle, tmp_path / "model")
+    assert "without head.weight, head.bias: transformers has no such head" in caplog.text
+    assert config_of(tmp_path / "model")["architectures"] == ["Wav2Vec2Model"]
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert "Left out, because transformers has no such head: head.weight, head.bias" in text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        loaded = load.load_model(tmp_path / "model")
+    assert caplog.text == ""
+    ours = bundle.model.state_dict()
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, ours[name]), name
+
+
+# ------------------------------------------------------------------------------ cards
+
+
+def test_a_card_says_licence_and_provenance(tmp_path: Path) -> None:
+    bundle = tiny_ctc()
+    bundle.provenance["parent"] = {"source": "hf:org/name", "note": "``` <script>\n# A heading"}
+    folder = writer.save(bundle, tmp_path / "model")
+    text = (folder / "README.md").read_text()
+    head, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert 'license: "CC0-1.0"' in head.splitlines()
+    assert 'pipeline_tag: "automatic-speech-recognition"' in head.splitlines()
+    assert body.count("```") == 2
+    assert "\n# A heading" not in body
+    block = body.partition("```json\n")[2].partition("\n```")[0]
+    assert json.loads(block) == bundle.provenance
+    loaded = load.load_model(folder)
+    assert loaded.provenance["licence"] == "CC0-1.0"
+    assert loaded.provenance["source"] == str(folder)
+
+
+def test_no_card_without_provenance(tmp_path: Path) -> None:
+    folder = writer.save(tiny_pretraining(), tmp_path / "model")
+    assert not (folder / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("---\nlicense: apache-2.0\nlanguage: sw\n---\n# A model", {"licence": "apache-2.0"}),
+        ('---\nlicense: "cc-by-nc-4.0" # all of it\n---\n', {"licence": "cc-by-nc-4.0"}),
+        ("---\nbase_model: org/name\n---\n", {"base_model": "org/name"}),
+        ("---\r\nlicense: mit\r\n---\r\n", {"licence": "mit"}),
+        ("---\nlicense:\n- mit\n- other\n---\n", {}),
+        ("---\nlicense: [mit]\n---\n", {}),
+        ("---\nlicense: mit\n", {}),
+        ("license: mit\n", {}),
+        ("", {}),
+        ("---\nmodel-index:\n  license: mit\n---\n", {}),
+    ],
+)
+def test_facts_of_a_card(tmp_path: Path, text: str, facts: dict[str, str]) -> None:
+    (tmp_path / "README.md").write_bytes(text.encode())
+    assert card.read_card(tmp_path) == facts
+
+
+def test_a_card_of_any_bytes_and_size(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\xfe\n---\n")
+    assert card.read_card(tmp_path) == {"licence": "\ufffd\ufffd"}
+    (tmp_path / "README.md").write_bytes(b"---\n" + b"x" * (1 << 22))
+    assert card.read_card(tmp_path) == {}
+
+
+# ------------------------------------------------------------------------------ refusals
+
+
+def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
+    bundle = tiny_ctc()
+    short = Alphabet(tokens=("<pad>", "a", "b"), blank="<pad>")
+    with pytest.raises(AlphabetError, match="expected 8 tokens, found 3"):
+        writer.save(replace(bundle, alphabet=short), tmp_path / "model")
+    with torch.no_grad():
+        bundle.model.encoder.projection.bias[0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        writer.save(bundle, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_letters_become_capitals_only_where_they_come_back() -> None:
+    letters = tiny_alphabet()
+    assert tokenizer.can_lower(letters)
+    assert "Ñ" in tokenizer.describe_vocabulary(letters, lowers=True)
+    assert "<pad>" in tokenizer.describe_vocabulary(letters, lowers=True)
+    for odd in ("ß", "ı", "ŉ"):
+        assert not tokenizer.can_lower(replace(letters, tokens=(*letters.tokens, odd)))
+    assert not tokenizer.can_lower(replace(letters, tokens=(*letters.tokens, "σ", "ς")))
+    assert not tokenizer.can_lower(replace(letters, case="keep"))
+
+
+# ------------------------------------------------------------------------------ language models
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    """Make a model folder with a language model, as pyctcdecode saves it."""
+    folder = writer.save(tiny_ctc(), tmp_path / "spoken")
+    (folder / "alphabet.json").write_text('{"labels": ["", "a"], "is_bpe": false}')
+    (folder / "language_model").mkdir()
+    attributes = {"alpha": 0.5, "beta": 1.5, "unk_score_offset": -10.0, "score_boundary": True}
+    (folder / "language_model" / "attrs.json").write_text(json.dumps(attributes))
+    (folder / "language_model" / "unigrams.txt").write_text("a\nab\n")
+    (folder / "language_model" / "3gram.bin").write_bytes(b"mmap lm")
+    return folder
+
+
+FILES = [
+    "alphabet.json",
+    "language_model/3gram.bin",
+    "language_model/attrs.json",
+    "language_model/unigrams.txt",
+]
+
+
+def test_a_language_model_is_recognised_and_carried(spoken: Path, tmp_path: Path) -> None:
+    reading = open_model(spoken)
+    assert reading.provenance["language_model"] == {
+        "alpha": 0.5,
+        "beta": 1.5,
+        "unk_score_offset": -10.0,
+        "score_boundary": True,
+        "files": FILES,
+    }
+    target = writer.save(load.load_model(spoken), tmp_path / "target")
+    copied = language_model.carry(reading, target)
+    assert [path.relative_to(target).as_posix() for path in copied] == FILES
+    for name in FILES:
+        assert (target / name).read_bytes() == (spoken / name).read_bytes()
+    extractor = json.loads((target / "preprocessor_config.json").read_text())
+    assert extractor["processor_class"] == "Wav2Vec2ProcessorWithLM"
+    facts = ("alpha", "beta", "files")
+    again = open_model(target).provenance["language_model"]
+    assert [again[name] for name in facts] == [0.5, 1.5, FILES]
+
+
+def test_without_a_language_model_nothing_is_carried(
+    spoken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = writer.save(tiny_ctc(), tmp_path / "target")
+    assert language_model.carry(open_model(target), target) == []
+    (spoken / "language_model" / "3gram.bin").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert language_model.carry(open_model(spoken), target) == []
+    assert "does not hold it" in caplog.text
+    assert not (target / "language_model").exists()
+
+
+def test_no_file_from_elsewhere_is_published_with_a_model(spoken: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key")
+    (spoken / "language_model" / "key.bin").symlink_to(tmp_path / "secret")
+    target = writer.save(tiny_ctc(), tmp_path / "target")
+    with pytest.raises(FormatError, match=r"key\.bin is a link out of its folder"):
+        language_model.carry(open_model(spoken), target)
+
+
+def test_links_of_the_hub_are_followed(spoken: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--org--name"
+    (cache / "snapshots").mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    folder = spoken.rename(cache / "snapshots" / "abc")
+    for number, name in enumerate(FILES):
+        blob = (folder / name).rename(cache / "blobs" / str(number))
+        (folder / name).symlink_to(blob)
+    target = writer.save(tiny_ctc(), tmp_path / "target")
+    assert len(language_model.carry(open_model(folder), target)) == len(FILES)
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, float("nan")])
+def test_weights_of_a_language_model_are_numbers(spoken: Path, value: Any) -> None:
+    path = spoken / "language_model" / "attrs.json"
+    path.write_text(json.dumps({"alpha": value}))
+    with pytest.raises(FormatError, match=r"attrs\.json: alpha is not a finite number"):
+        open_model(spoken)
