@@ -37,7 +37,8 @@ STRIDES: Mapping[tuple[int, ...], tuple[int, ...]] = {
 NORMALIZE_EPSILON = 1e-5
 """Both peers normalise a recording with torch's `layer_norm`, whose default this is."""
 
-_NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]*)(?=\.)")
+_NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,5})(?=\.)")
+"""The number of a module in a dotted name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def read_state_dict(
         theirs = stored[len(prefix) :]
         number = _NUMBER.search(theirs)
         template = _NUMBER.sub("{}", theirs)
-        if template in backwards and len(_NUMBER.findall(theirs)) <= 1:
+        if template in backwards:
             ours = backwards[template].replace("{}", number.group() if number else "")
             found.setdefault(ours, theirs)
     keymap = {ours: theirs for table in reversed(tables) for ours, theirs in table.items()}

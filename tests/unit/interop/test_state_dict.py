@@ -88,7 +88,7 @@ def test_settings_that_do_not_fit_the_tensors(tmp_path: Path) -> None:
         understand(base(), tmp_path, heads=7)
 
 
-@pytest.mark.parametrize("number", ["01", "٣", "-1", "1.2"])
+@pytest.mark.parametrize("number", ["01", "٣", "-1", "1.2", pytest.param("9" * 5000, id="huge")])
 def test_odd_numbers_are_no_layers(number: str, tmp_path: Path) -> None:
     odd = f"encoder.transformer.layers.{number}.layer_norm.bias"
     with pytest.raises(CheckpointError) as error:
