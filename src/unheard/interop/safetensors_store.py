@@ -2,14 +2,16 @@
 
 Layout: 8 bytes with the length of the header, a JSON header that gives type, shape and place of
 each tensor, then the numbers, without holes. The header is read here rather than by the safetensors
-package because memory-mapped tensors change, or end the process, when their file does.
+package because that maps every tensor into memory, and a mapped tensor changes, or ends the
+process, when somebody writes into its file. Here a tensor is copied unless it is asked for mapped.
 Source: github.com/huggingface/safetensors, README, "Format".
 """
 
 import hashlib
 import math
+import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -29,7 +31,10 @@ models have [bytes]."""
 
 MAX_DIMENSIONS = 16
 
-_HASH_BLOCK_BYTES = 1 << 20
+ALIGNMENT_BYTES = 64
+"""What the addresses of tensors in memory are multiples of."""
+
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,7 @@ class SafetensorsStore:
 
     def __init__(self, files: Sequence[Path], *, hashes: Mapping[Path, str] | None = None) -> None:
         self._hashes = dict(hashes or {})
+        self._mapped: dict[Path, mmap.mmap] = {}
         self._identities: dict[Path, _Identity] = {}
         self._parts: dict[str, _Part] = {}
         tensors: dict[str, StoredTensor] = {}
@@ -102,7 +108,7 @@ class SafetensorsStore:
         for path, expected in self._hashes.items():
             with self._opened(path) as file:
                 digest = hashlib.sha256()
-                block = bytearray(_HASH_BLOCK_BYTES)
+                block = bytearray(_BLOCK_BYTES)
                 view = memoryview(block)
                 while count := file.readinto(block):
                     digest.update(view[:count])
@@ -123,19 +129,52 @@ class SafetensorsStore:
                 f"{name} cannot be read into the tensor given: expected a contiguous one of shape "
                 f"{stored.shape} and {kind}, got shape {tuple(out.shape)} and {out.dtype}."
             )
-        view = out.detach().reshape(-1).view(torch.uint8).numpy().data
         with self._opened(stored.file) as file:
             file.seek(part.begin)
-            done = 0
-            while done < len(view):
-                count = file.readinto(view[done:])
-                if not count:
-                    raise CheckpointError(
-                        f"{stored.file} was cut while it was read: expected {part.end} bytes, "
-                        f"found {part.begin + done}. Fetch or copy it again."
-                    )
-                done += count
+            _fill(out, file, stored.file)
         return out
+
+    def map(self, name: str) -> Tensor | None:
+        """Give one tensor where it is in its file; see `MappableStore.map`.
+
+        Kernels sum in another order where memory begins at an odd place, so that the last digit
+        differs; not with half precision, whose kernels copy weights before they use them.
+        """
+        stored, part = self._tensors[name], self._parts[name]
+        kind = KINDS[stored.kind]
+        step = kind.itemsize if kind in (torch.float16, torch.bfloat16) else ALIGNMENT_BYTES
+        if part.begin % step or part.begin == part.end:
+            return None
+        if stored.file not in self._mapped:
+            with self._opened(stored.file) as file:
+                self._mapped[stored.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        count = math.prod(stored.shape)
+        flat = torch.frombuffer(
+            self._mapped[stored.file], dtype=kind, count=count, offset=part.begin
+        )
+        return flat.view(stored.shape)
+
+    def not_finite(self, names: Collection[str]) -> list[str]:
+        """Name tensors with NaN or infinity in them; see `MappableStore.not_finite`."""
+        block = torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
+        broken: list[str] = []
+        files: dict[Path, list[str]] = {}
+        for name in self._tensors:
+            if name in names:
+                files.setdefault(self._tensors[name].file, []).append(name)
+        for path, inside in files.items():
+            with self._opened(path) as file:
+                for name in inside:
+                    part, kind = self._parts[name], KINDS[self._tensors[name].kind]
+                    file.seek(part.begin)
+                    finite = True
+                    for begin in range(part.begin, part.end, _BLOCK_BYTES):
+                        piece = block[: min(_BLOCK_BYTES, part.end - begin)].view(kind)
+                        _fill(piece, file, path)
+                        finite = finite and storage.is_finite(piece)
+                    if not finite:
+                        broken.append(name)
+        return broken
 
     def _opened(self, path: Path) -> FileIO:
         """Open a file, which must be the one whose header was read, if one was."""
@@ -194,6 +233,20 @@ class SafetensorsStore:
         if end != identity.size:
             raise _unsound(path, f"expected {end} bytes, found {identity.size}")
         return ordered
+
+
+def _fill(tensor: Tensor, file: FileIO, path: Path) -> None:
+    """Fill a contiguous tensor with the bytes that come next in a file."""
+    view = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done:])
+        if not count:
+            raise CheckpointError(
+                f"{path} was cut while it was read: expected {len(view) - done} bytes more. Fetch "
+                "or copy it again."
+            )
+        done += count
 
 
 def check_hash(path: Path, *, expected: object, found: str) -> None:

@@ -11,11 +11,14 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from unheard.errors import CheckpointError, ConfigError, FormatError, shorten
 from unheard.interop.bundle import NETWORKS, ModelBundle, Network, NetworkConfig
 from unheard.interop.reading import Reading
-from unheard.interop.stored import KINDS, Place, StoredTensor, TensorStore
+from unheard.interop.stored import KINDS, MappableStore, Place, StoredTensor, TensorStore
 from unheard.models.config import (
     CtcConfig,
     EncoderOnlyConfig,
@@ -45,11 +48,32 @@ MAX_JSON_BYTES = 8 << 20
 """Largest settings or vocabulary file that is read [bytes]: four times the vocabularies of the
 1,162 languages of MMS."""
 
+READERS = 2
+"""Threads that read tensors."""
+
+MAPPED_BYTES = 1 << 30
+"""From this size on, weights are left in their files unless somebody says otherwise [bytes].
+Copying less is a matter of a second."""
+
 MAX_JSON_PARTS = 500_000
 """Most values in such a file; a list of empty lists would take forty times its bytes in memory."""
 
 FLOAT_TYPES = ("F16", "BF16", "F32", "F64")
 """Types of numbers that weights may have, as safetensors spells them."""
+
+
+_EXPONENTS: Mapping[torch.dtype, int] = MappingProxyType(
+    {
+        torch.float16: 0x7C00,
+        torch.bfloat16: 0x7F80,
+        torch.float32: 0x7F80_0000,
+        torch.float64: 0x7FF0_0000_0000_0000,
+    }
+)
+"""Bits of the exponent in each type of numbers: IEEE 754, table 3.5; bfloat16 is the upper half of
+binary32."""
+
+_SCAN_BYTES = 1 << 18
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -101,13 +125,19 @@ def build(config: NetworkConfig, *, source: object) -> Network:
     Raises:
         ConfigError: if a size is beyond what any model has, before time or memory goes into it.
     """
-    for name, (size, largest) in _sizes(config).items():
-        if not 1 <= size <= largest:
-            raise ConfigError(
-                f"{source}: {name} is out of range: expected 1 to {largest}, found {size}."
-            )
+    _check_sizes(config, source=source)
     with torch.device("meta"), _NoDraws():
         return cast("Network", NETWORKS[type(config)](config))
+
+
+def shapes_of(config: NetworkConfig, *, source: object) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of every weight of a configuration's network.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    _check_sizes(config, source=source)
+    return _shapes_of(config)
 
 
 def compare(reading: Reading) -> None:
@@ -118,7 +148,7 @@ def compare(reading: Reading) -> None:
             a weight is not floating point.
         ConfigError: if a size is beyond what any model has.
     """
-    _compare(reading, build(reading.config, source=_where(reading)))
+    _compare(reading, shapes_of(reading.config, source=_where(reading)))
 
 
 def load(
@@ -126,17 +156,21 @@ def load(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    mapped: bool | None = None,
 ) -> ModelBundle:
     """Make the network of a reading and give it its weights, strictly: every name, every shape.
 
     All names, shapes and types are compared before the first tensor is read, and checksums before
-    the model is given out. Weights are copied, so that a file that changes later changes nothing
-    here. Beyond the weights themselves, memory is taken for one tensor at a time.
+    the model is given out. Beyond the weights themselves, memory is taken for one tensor at a time.
 
     Args:
         reading: what a reader of a format found.
         device: where the weights go.
         dtype: type of the weights; None keeps float64 and makes everything else float32.
+        mapped: whether weights that stay on the CPU as they are may stay in their files, which
+            takes no memory before they are used, and no time. The files may then be replaced or
+            deleted, but nobody may write into them while the model lives. None: if they are
+            large (`MAPPED_BYTES`). All checks are the same.
 
     Raises:
         CheckpointError: on a missing, unexpected or mis-shaped name, a damaged file, or weights
@@ -144,16 +178,27 @@ def load(
         ConfigError: if a size is beyond what any model has.
     """
     source = _where(reading)
+    if reading.adapters and reading.adapter is None:
+        raise ConfigError(
+            f"{source} has a part for each of {len(reading.adapters)} languages: expected one of "
+            f"them as adapter, such as {shorten(sorted(reading.adapters))}, found none."
+        )
+    wanted = shapes_of(reading.config, source=source)
+    _compare(reading, wanted)
     model = build(reading.config, source=source)
-    _compare(reading, model)
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     places = {name: reading.places[name] for name in wanted if name not in reading.initialised}
     kind = dtype or common_type(reading.store.tensors[place.name] for place in places.values())
     with ThreadPoolExecutor(max_workers=1) as pool:
         verdict = pool.submit(reading.store.verify)
         try:
             weights = read_weights(
-                reading.store, places, wanted, source=source, device=device, dtype=kind
+                reading.store,
+                places,
+                wanted,
+                source=source,
+                device=device,
+                dtype=kind,
+                mapped=_is_large(wanted, kind) if mapped is None else mapped,
             )
         finally:
             # A damaged file is the better explanation of whatever else was found in it.
@@ -195,8 +240,9 @@ def read_weights(
     source: object,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    mapped: bool = False,
 ) -> dict[str, Tensor]:
-    """Read weights out of files, each once, into memory of their own.
+    """Read weights out of files, each once, into memory of their own unless `mapped`.
 
     Args:
         store: the files; their names and shapes have been compared, their checksums verified.
@@ -205,6 +251,7 @@ def read_weights(
         source: what to call the files in messages.
         device: where the weights go, one after the other.
         dtype: their type.
+        mapped: as for `load`.
 
     Returns:
         The weights by name.
@@ -213,19 +260,36 @@ def read_weights(
         CheckpointError: if a file cannot be read, or weights are not finite.
     """
     target = torch.device(device)
-    users: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name, place in places.items():
-        users.setdefault(place.name, []).append(name)
-    spare = _Spare()
+        names.setdefault(place.name, []).append(name)
+    # In the order of the files, so that a disk reads on and on.
+    ordered = [name for stored_name in store.tensors for name in names.get(stored_name, ())]
+    as_they_are = [
+        name
+        for name in ordered
+        if target.type == "cpu"
+        and places[name].row is None
+        and KINDS[store.tensors[places[name].name].kind] == dtype
+    ]
     weights: dict[str, Tensor] = {}
-    for stored_name, stored in store.tensors.items():
-        for name in users.get(stored_name, ()):
-            row = places[name].row
-            if row is None and KINDS[stored.kind] == dtype and target.type == "cpu":
-                weight = store.read(stored_name)
-            else:
-                read = store.read(stored_name, out=spare.tensor(stored.shape, KINDS[stored.kind]))
-                weight = (read if row is None else read[row]).to(dtype, copy=target.type == "cpu")
+    if mapped and isinstance(store, MappableStore):
+        for name in as_they_are:
+            if (weight := store.map(places[name].name)) is not None:
+                weights[name] = weight.reshape(shapes[name])
+        _refuse_broken(
+            store.not_finite({places[name].name for name in weights}), len(weights), source=source
+        )
+        as_they_are = [name for name in as_they_are if name not in weights]
+    with _pool(READERS) as pool:
+        read = pool.map(lambda name: store.read(places[name].name), as_they_are)
+        for name, weight in zip(as_they_are, read, strict=True):
+            check_finite({name: weight}, source=source)
+            weights[name] = weight.reshape(shapes[name])
+    spare = _Spare()
+    for name in ordered:
+        if name not in weights:
+            weight = _convert(store, places[name], spare, dtype)
             check_finite({name: weight}, source=source)
             weights[name] = weight.reshape(shapes[name]).to(target)
     return weights
@@ -258,13 +322,29 @@ def check_finite(tensors: Mapping[str, Tensor], *, source: object) -> None:
     Raises:
         CheckpointError: naming the tensors.
     """
-    broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    if broken:
-        raise CheckpointError(
-            f"Weights of {source} are not finite: expected numbers, found NaN or infinity in "
-            f"{len(broken)} of {len(tensors)} tensors, first {broken[0]}. The model diverged in "
-            "training or its file is damaged; use an earlier checkpoint."
-        )
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    _refuse_broken(broken, len(tensors), source=source)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are, at the speed of memory and in a megabyte of it.
+
+    NaN and infinity have all bits of the exponent set. The bits are looked at rather than the
+    numbers because `isfinite` takes thirty times as long for half precision, and by one thread
+    because handing out small pieces to several costs more than it saves on a busy machine.
+    """
+    tensor = tensor.detach()
+    if tensor.device.type != "cpu" or tensor.dtype not in _EXPONENTS:
+        return bool(torch.isfinite(tensor).all())
+    exponent = np.array(_EXPONENTS[tensor.dtype], dtype=f"u{tensor.itemsize}")
+    bits = tensor.contiguous().view(-1).view(torch.uint8).numpy().view(exponent.dtype)
+    count = _SCAN_BYTES // tensor.itemsize
+    spare = np.empty(min(count, len(bits)), exponent.dtype)
+    for begin in range(0, len(bits), count):
+        piece = bits[begin : begin + count]
+        if np.bitwise_and(piece, exponent, out=spare[: len(piece)]).max() == exponent:
+            return False
+    return True
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -357,6 +437,25 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads that drop the work still waiting when the block fails."""
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _convert(store: TensorStore, place: Place, spare: "_Spare", dtype: torch.dtype) -> Tensor:
+    """Read one tensor into spare memory and copy what is wanted of it into memory of its own."""
+    stored = store.tensors[place.name]
+    read = store.read(place.name, out=spare.tensor(stored.shape, KINDS[stored.kind]))
+    wanted = read if place.row is None else read[place.row]
+    return wanted.to(dtype, copy=True)
+
+
 class _Spare:
     """Memory for one tensor at a time, taken once for the largest."""
 
@@ -371,14 +470,35 @@ class _Spare:
         return self._bytes[:size].view(dtype).view(shape)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are; in one pass without memory, twenty times as fast as `isfinite`.
+def _refuse_broken(broken: Sequence[str], number: int, *, source: object) -> None:
+    """Refuse tensors that hold what is no number."""
+    if broken:
+        raise CheckpointError(
+            f"Weights of {source} are not finite: expected numbers, found NaN or infinity in "
+            f"{len(broken)} of {number} tensors, first {broken[0]}. The model diverged in "
+            "training or its file is damaged; use an earlier checkpoint."
+        )
 
-    A NaN anywhere becomes the least and the greatest number of a tensor.
-    """
-    if tensor.numel() == 0:
-        return True
-    return all(math.isfinite(bound.item()) for bound in torch.aminmax(tensor.detach()))
+
+def _is_large(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bool:
+    """Whether weights are worth leaving in their files."""
+    return sum(map(math.prod, shapes.values())) * dtype.itemsize >= MAPPED_BYTES
+
+
+@lru_cache(maxsize=8)
+def _shapes_of(config: NetworkConfig) -> Mapping[str, tuple[int, ...]]:
+    """Build a network once to learn its shapes."""
+    weights = build(config, source="the network").state_dict()
+    return MappingProxyType({name: tuple(weight.shape) for name, weight in weights.items()})
+
+
+def _check_sizes(config: NetworkConfig, *, source: object) -> None:
+    """Refuse sizes beyond reason."""
+    for name, (size, largest) in _sizes(config).items():
+        if not 1 <= size <= largest:
+            raise ConfigError(
+                f"{source}: {name} is out of range: expected 1 to {largest}, found {size}."
+            )
 
 
 def _sizes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
@@ -432,12 +552,27 @@ def _where(reading: Reading) -> object:
     return next(iter(files)).parent if files else reading.provenance.get("source", "the model")
 
 
-def _compare(reading: Reading, model: nn.Module) -> None:
+def _unused(reading: Reading, used: set[str]) -> list[str]:
+    """Names in the files that nothing needs: not the network, nor a language of it."""
+    unused = dict.fromkeys(
+        name for name in reading.store.tensors if name not in used and name not in reading.ignored
+    )
+    for language in reading.adapters:  # which may be costly to look into, and seldom has to be
+        if not unused:
+            break
+        adapter = reading.adapters[language]
+        if adapter.store is reading.store:
+            for place in adapter.places.values():
+                unused.pop(place.name, None)
+    return list(unused)
+
+
+def _compare(reading: Reading, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Compare names, shapes and types; raise with the whole lists."""
     source, stored = _where(reading), reading.store.tensors
     wanted = {
-        name: reading.shapes.get(name, tuple(weight.shape))
-        for name, weight in model.state_dict().items()
+        name: reading.shapes.get(name, shape)
+        for name, shape in shapes.items()
         if name not in reading.initialised
     }
     places = {name: reading.places.get(name, Place(name=name)) for name in wanted}

@@ -1,10 +1,10 @@
 """Tensors in files, named and described before any of them is read."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class TensorStore(Protocol):
         ...
 
     def read(self, name: str, *, out: Tensor | None = None) -> Tensor:
-        """Read one tensor into memory of its own, on the CPU.
+        """Read one tensor into memory of its own, on the CPU; from several threads at once.
 
         Args:
             name: as in `tensors`.
@@ -80,6 +80,32 @@ class TensorStore(Protocol):
 
         Raises:
             CheckpointError: if the file has changed or cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class MappableStore(TensorStore, Protocol):
+    """A store whose tensors can also be used where they are."""
+
+    def map(self, name: str) -> Tensor | None:
+        """Give one tensor as memory that the system reads from the file when it is first used.
+
+        Writing to it changes the memory and never the file.
+
+        Returns:
+            The tensor; None if it would compute otherwise than one in memory of its own.
+
+        Raises:
+            CheckpointError: if the file has changed or cannot be read.
+        """
+        ...
+
+    def not_finite(self, names: Collection[str]) -> list[str]:
+        """Name those of some tensors that hold NaN or infinity, without memory for any of them.
+
+        Raises:
+            CheckpointError: if a file has changed or cannot be read.
         """
         ...
 
