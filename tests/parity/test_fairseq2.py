@@ -26,6 +26,7 @@ from tests.parity.state_dict_models import (
 )
 from torch import Tensor
 
+import unheard
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError
 from unheard.interop import fairseq2, storage
 from unheard.interop.bundle import ModelBundle
@@ -238,7 +239,26 @@ def test_a_folder_of_safetensors_files(tmp_path: Path) -> None:
     for number, part in enumerate((items[::2], items[1::2]), start=1):
         save_file(dict(part), tmp_path / f"model-{number}-of-2.safetensors")
     (tmp_path / "unheard.json").write_text('{"heads": 2}')
+    assert fairseq2.is_checkpoint_folder(tmp_path)
     assert worst(load(tmp_path), "base_ctc") <= FLOAT64
+
+
+def test_folders_of_others_are_not_its_own(tmp_path: Path) -> None:
+    assert not fairseq2.is_checkpoint_folder(tmp_path / "none")
+    assert not fairseq2.is_checkpoint_folder(tmp_path)
+    save_file(weights(KIND, "base_ctc"), tmp_path / "model.safetensors")
+    assert fairseq2.is_checkpoint_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert not fairseq2.is_checkpoint_folder(tmp_path)
+
+
+def test_the_one_way_in_knows_it(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "step_100", "large_ssl", stages=2, shards=2)
+    file = tmp_path / "base_ctc.pt"
+    torch.save({"model": weights(KIND, "base_ctc")}, file)
+    settings_for(file, "base_ctc")
+    for source, name in ((folder, "large_ssl"), (file, "base_ctc")):
+        assert worst(unheard.load_model(source, dtype=torch.float64), name) <= FLOAT64
 
 
 def test_tensors_that_are_missing_left_over_or_mis_shaped_are_named(tmp_path: Path) -> None:

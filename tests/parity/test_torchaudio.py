@@ -25,6 +25,7 @@ from tests.parity.state_dict_models import (
 )
 from torch import Tensor
 
+import unheard
 from unheard.audio.signal import normalize
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError
 from unheard.interop import storage, torchaudio
@@ -152,6 +153,7 @@ def test_files_of_torch(zipped: bool, tmp_path: Path) -> None:
     torch.save(OrderedDict(weights(KIND, "base_asr")), path, _use_new_zipfile_serialization=zipped)
     (tmp_path / "wav2vec2.pth.json").write_text('{"heads": 2}')
     assert worst(load(path), "base_asr") <= FLOAT64
+    assert worst(unheard.load_model(path, dtype=torch.float64), "base_asr") <= FLOAT64
 
 
 LAYER = "encoder.transformer.layers.0."

@@ -199,8 +199,16 @@ def recognises(names: Iterable[str]) -> bool:
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
-    """Whether a folder is one that fairseq2's trainer wrote."""
-    return _shard_root(folder) is not None
+    """Whether a folder is one that fairseq2's trainer wrote, or has its tensors as safetensors.
+
+    Raises:
+        CheckpointError: if it has safetensors files and one is damaged.
+    """
+    if _shard_root(folder) is not None:
+        return True
+    if (folder / storage.CONFIG_FILE).exists() or not any(folder.glob("*.safetensors")):
+        return False
+    return recognises(open_store(folder).tensors)
 
 
 def open_model(path: str | Path, *, adapter: str | None = None) -> Reading:
