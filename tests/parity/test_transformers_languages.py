@@ -15,7 +15,7 @@ from tests.parity.hf_models import make_samples, redraw
 from torch import nn
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
-from unheard.errors import CheckpointError, ConfigError, UnheardError
+from unheard.errors import AlphabetError, CheckpointError, ConfigError, UnheardError
 from unheard.interop import load
 from unheard.interop.huggingface import writer
 from unheard.interop.huggingface.reader import open_model
@@ -124,6 +124,19 @@ def test_a_single_language_need_not_be_named(tmp_path: Path, theirs: dict[str, A
     bundle = load.load_model(folder)
     assert bundle.adapter == "eng"
     compare(theirs["eng"], bundle)
+
+
+def test_a_language_without_a_vocabulary(tmp_path: Path, theirs: dict[str, Any]) -> None:
+    folder = tmp_path / "mms"
+    table = {name: vocabulary(LETTERS[name]) for name in ("eng", "azj-script_latin")}
+    (folder / "vocab.json").write_text(json.dumps(table))
+    with pytest.raises(AlphabetError, match="no vocabulary for 'lug'.*azj-script_latin, eng"):
+        load.load_model(folder, adapter="lug")
+    bundle = load.load_model(folder, adapter="eng")
+    assert list(bundle.adapters) == sorted(table)
+    (folder / "vocab.json").write_text(json.dumps(table["eng"]))
+    with pytest.raises(AlphabetError, match="one without the name of a language"):
+        load.load_model(folder, adapter="eng")
 
 
 def test_pickled_adapters(tmp_path: Path, theirs: dict[str, Any]) -> None:

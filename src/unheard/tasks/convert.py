@@ -30,6 +30,7 @@ from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.comparison import compare_settings, compare_weights
 from unheard.interop.fairseq.adapters import DICTIONARIES
+from unheard.interop.huggingface import language_model
 from unheard.interop.huggingface.card import CARD_FILE
 from unheard.interop.inspection import TYPE_NAMES
 from unheard.interop.inspection_table import show_bytes
@@ -150,6 +151,8 @@ def convert(
         weights = bundle.model.state_dict()
         with _stage("writing", size):
             save_model(bundle, temporary, format="unheard" if to == "native" else to)
+            if to == "huggingface":
+                language_model.carry(reading, temporary)
         with _stage("checking", size) as advance:
             # Our own folders keep one language, the one in use.
             language = None if to == "native" else bundle.adapter

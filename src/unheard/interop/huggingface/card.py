@@ -103,11 +103,22 @@ def write_card(bundle: ModelBundle, architecture: str, dropped: Sequence[str] = 
         "",
         "```json",
         # Three back quotes would end the block.
-        json.dumps(provenance, indent=2, ensure_ascii=True).replace("`", "\\u0060"),
+        json.dumps(_public(provenance), indent=2, ensure_ascii=True).replace("`", "\\u0060"),
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _public(value: Any) -> Any:
+    """Leave out of provenance where on somebody's own machine a model was."""
+    if isinstance(value, Mapping):
+        return {name: _public(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(part) for part in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
 
 
 def _shown(text: str) -> str:

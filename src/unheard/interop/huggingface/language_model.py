@@ -69,7 +69,7 @@ def carry(reading: Reading, target: Path) -> list[Path]:
     is published with a model must not be some other file of its author's.
 
     Args:
-        reading: a model folder of transformers, with or without a language model.
+        reading: a stored model, with or without a language model beside it.
         target: a model folder of transformers, of the same alphabet.
 
     Returns:
@@ -78,10 +78,10 @@ def carry(reading: Reading, target: Path) -> list[Path]:
     Raises:
         FormatError: if a link leads elsewhere.
     """
-    tensor = next(iter(reading.store.tensors.values()), None)
-    if tensor is None or "language_model" not in reading.provenance:
-        return []
+    tensor = next(iter(reading.store.tensors.values()))
     source = tensor.file.parent
+    if not (source / FOLDER / ATTRIBUTES_FILE).is_file():
+        return []
     if not any(file.name not in (*_WORDS, ALPHABET_FILE) for file in _files(source)):
         logger.warning(
             "%s describes a language model and does not hold it: it is not copied.", source

@@ -76,6 +76,12 @@ class Tokenizer:
             AlphabetError: if the tokens are not one for each output, or there is not one blank.
         """
         path = self.folder / VOCABULARY_FILE
+        if language not in self.vocabularies:
+            raise AlphabetError(
+                f"{path} has no vocabulary for {language!r}: expected one for each language, found "
+                f"{shorten(self.languages) or 'one without the name of a language'}. Fetch the "
+                "file again."
+            )
         place = f"{path}" if language is None else f"{path}, language {language}"
         tokens = dict(self.vocabularies[language])
         if language is None:
