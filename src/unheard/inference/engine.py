@@ -65,7 +65,8 @@ class Engine:
         if writes_text and bundle.alphabet is None:
             raise ConfigError(
                 "Cannot transcribe: expected a model with an alphabet, found none. Put the "
-                "model's vocab.json beside its weights; its emissions can be had without."
+                "model's vocab.json beside its weights, or list its labels beside a file of "
+                "torchaudio or fairseq2 (docs/state-dicts.md); its emissions can be had without."
             )
         if padding is not None:
             bundle = bundle.with_padding(padding)
