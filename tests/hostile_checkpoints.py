@@ -90,9 +90,10 @@ def write_zip(
     *,
     extra: Mapping[str, bytes] | None = None,
     method: int = zipfile.ZIP_STORED,
+    byteorder: bytes = b"little",
 ) -> Path:
     """Write what torch.save would, with any description."""
-    entries = {"data.pkl": description, "byteorder": b"little", "version": b"3\n"}
+    entries = {"data.pkl": description, "byteorder": byteorder, "version": b"3\n"}
     entries |= {f"data/{key}": data for key, data in (storages or {}).items()}
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in entries.items():

@@ -103,7 +103,7 @@ class Storages:
 
     def _fill(self, source: FileIO, first: int, out: Tensor) -> None:
         """Fill a contiguous tensor with the bytes from `first` on."""
-        data = out.detach().view(-1).view(torch.uint8).numpy()
+        data = out.detach().as_strided((out.numel(),), (1,)).view(torch.uint8).numpy()
         left = memoryview(cast("Any", data))
         source.seek(first)
         while left:
@@ -172,7 +172,7 @@ def check_view(handle: TensorHandle, *, name: str, file: Path) -> None:
             f"number {handle.offset}. The file is damaged or made to harm."
         )
     count = prod(shape)
-    reach = handle.offset + (1 + furthest(handle) if count else 0)
+    reach = handle.offset + 1 + furthest(handle) if count else 0
     if max(count, reach) * size > storage.size_bytes:
         raise CheckpointError(
             f"{file}: the tensor {name} claims more than the file holds: shape {shape} with "
