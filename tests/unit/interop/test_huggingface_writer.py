@@ -10,8 +10,11 @@ from tests.tiny_models import tiny_alphabet, tiny_ctc, tiny_masked_units, tiny_p
 
 from unheard.errors import AlphabetError, CheckpointError, FormatError
 from unheard.interop import load
-from unheard.interop.huggingface import card, language_model, tokenizer, writer
+from unheard.interop.adapters import is_of_language, new_adapter
+from unheard.interop.bundle import ModelBundle
+from unheard.interop.huggingface import card, language_model, languages, tokenizer, writer
 from unheard.interop.huggingface.reader import open_model
+from unheard.interop.stored import Place, StoredAdapter, StoredTensor
 from unheard.text.alphabet import Alphabet
 
 
@@ -204,3 +207,92 @@ def test_weights_of_a_language_model_are_numbers(spoken: Path, value: Any) -> No
     path.write_text(json.dumps({"alpha": value}))
     with pytest.raises(FormatError, match=r"attrs\.json: alpha is not a finite number"):
         open_model(spoken)
+
+
+# ------------------------------------------------------------------------------ languages
+
+
+class Stack:
+    """Adapters of several languages, each weight stacked in one tensor."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        self.weights = weights
+        self.reads: list[str] = []
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        return {
+            name: StoredTensor(file=Path("x"), shape=tuple(tensor.shape), kind="F32")
+            for name, tensor in self.weights.items()
+        }
+
+    def verify(self) -> None:
+        pass
+
+    def read(self, name: str, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        self.reads.append(name)
+        return self.weights[name]
+
+
+def with_stack(names: list[str]) -> tuple[ModelBundle, Stack]:
+    """Make a model with languages stacked, the first in use."""
+    generator = torch.Generator().manual_seed(0)
+    bundle = new_adapter(
+        tiny_ctc("layer"), names[0], tiny_alphabet(), generator=generator, adapter_dim=3
+    )
+    own = {n: t for n, t in bundle.model.state_dict().items() if is_of_language(n)}
+    stack = Stack(
+        {
+            name: torch.randn(len(names), *weight.shape, generator=generator)
+            for name, weight in own.items()
+        }
+    )
+    adapters = {
+        language: StoredAdapter(
+            alphabet=tiny_alphabet(),
+            places={name: Place(name=name, row=row) for name in own},
+            store=stack,
+        )
+        for row, language in enumerate(names)
+    }
+    return replace(bundle, adapters=adapters), stack
+
+
+def test_stacked_languages_are_read_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(languages, "STACKED_AT_ONCE", 3)
+    names = [f"l{number:02}" for number in range(8)]
+    bundle, stack = with_stack(names)
+    folder = writer.save(bundle, tmp_path / "model")
+    assert len(stack.reads) == 3 * len(stack.weights)  # seven others, three at a time
+    loaded = load.load_model(folder, adapter="l00")
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert list(loaded.adapters) == names
+    for row, name in enumerate(names[1:], start=1):
+        state = load.load_model(folder, adapter=name).model.state_dict()
+        for weight, stacked in stack.weights.items():
+            assert torch.equal(state[weight], stacked[row]), (name, weight)
+
+
+def test_languages_share_the_names_of_their_special_tokens(tmp_path: Path) -> None:
+    bundle, _ = with_stack(["eng", "lug"])
+    other = Alphabet(tokens=("a", "b", "c", "_", "?", "#", "d", "e"), blank="#", word_boundary="_")
+    adapters = dict(bundle.adapters)
+    adapters["lug"] = replace(adapters["lug"], alphabet=replace(other, unknown="?"))
+    folder = writer.save(replace(bundle, adapters=adapters), tmp_path / "model")
+    vocabularies = json.loads((folder / "vocab.json").read_text())
+    assert list(vocabularies["lug"]) == ["a", "b", "c", "|", "<unk>", "<pad>", "d", "e"]
+    clash = replace(other, unknown="?", tokens=("a", "b", "|", "_", "?", "#", "d", "e"))
+    adapters["lug"] = replace(adapters["lug"], alphabet=clash)
+    with pytest.raises(AlphabetError, match=r"'\|' once, found it for the numbers 2 and 3"):
+        writer.save(replace(bundle, adapters=adapters), tmp_path / "other")
+
+
+def test_a_broken_language_is_not_written(tmp_path: Path) -> None:
+    bundle, stack = with_stack(["eng", "lug"])
+    stack.weights["head.bias"][1, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="the adapter 'lug' are not finite"):
+        writer.save(bundle, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []

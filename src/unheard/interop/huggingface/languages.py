@@ -278,6 +278,9 @@ def _read_together(bundle: ModelBundle, languages: Sequence[str]) -> dict[str, d
     for language in languages:
         adapter = bundle.adapters[language]
         stores[id(adapter.store)] = adapter.store
+        if len(adapter.store.tensors) == len(adapter.places):
+            # Files of this language alone; those of the whole model were verified at loading.
+            adapter.store.verify()
         result[language] = {}
         for name, place in adapter.places.items():
             if place.row is None:
