@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ConfigError,
         FormatError,
+        LanguageError,
         ManifestError,
         MissingExtraError,
         ShapeError,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
         UnheardError,
         WorkerError,
     )
+    from unheard.interop.adapter_folder import list_adapters, save_adapter
+    from unheard.interop.adapters import new_adapter, with_adapter
     from unheard.interop.bundle import ModelBundle
     from unheard.interop.inspection import Inspection
     from unheard.interop.load import load_model, save_model
@@ -61,6 +64,10 @@ __all__ = [
     "save_model",
     "inspect",
     "convert",
+    "with_adapter",
+    "new_adapter",
+    "save_adapter",
+    "list_adapters",
     "ModelBundle",
     "Inspection",
     # what flows between them
@@ -78,6 +85,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "FormatError",
+    "LanguageError",
     "ManifestError",
     "MissingExtraError",
     "ShapeError",
@@ -97,6 +105,10 @@ _MODULES = {
     "save_model": "unheard.interop.load",
     "inspect": "unheard.tasks.inspect",
     "convert": "unheard.tasks.convert",
+    "with_adapter": "unheard.interop.adapters",
+    "new_adapter": "unheard.interop.adapters",
+    "save_adapter": "unheard.interop.adapter_folder",
+    "list_adapters": "unheard.interop.adapter_folder",
     "ModelBundle": "unheard.interop.bundle",
     "Inspection": "unheard.interop.inspection",
     "Waveform": "unheard.audio.signal",
@@ -112,6 +124,7 @@ _MODULES = {
     "CheckpointError": "unheard.errors",
     "ConfigError": "unheard.errors",
     "FormatError": "unheard.errors",
+    "LanguageError": "unheard.errors",
     "ManifestError": "unheard.errors",
     "MissingExtraError": "unheard.errors",
     "ShapeError": "unheard.errors",

@@ -18,6 +18,10 @@ PUBLIC = [
     "save_model",
     "inspect",
     "convert",
+    "with_adapter",
+    "new_adapter",
+    "save_adapter",
+    "list_adapters",
     "ModelBundle",
     "Inspection",
     "Waveform",
@@ -33,10 +37,12 @@ PUBLIC = [
     "CheckpointError",
     "ConfigError",
     "FormatError",
+    "LanguageError",
     "ManifestError",
     "MissingExtraError",
     "ShapeError",
     "TrainingDivergedError",
+    "WorkerError",
 ]
 
 
