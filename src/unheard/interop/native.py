@@ -18,6 +18,7 @@ from unheard.config import from_dict, to_dict
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError, UnheardError
 from unheard.files import sha256_file, write_json_atomic
 from unheard.interop import storage
+from unheard.interop.adapters import choose_language
 from unheard.interop.bundle import ModelBundle, NetworkConfig
 from unheard.interop.reading import Reading
 from unheard.interop.safetensors_store import SafetensorsStore, check_hash
@@ -54,7 +55,8 @@ HASHES_FILE = "hashes.json"
 def save_model(bundle: ModelBundle, folder: str | Path) -> Path:
     """Write a model folder, whole or not at all.
 
-    A model that is there already is replaced in one step.
+    A model that is there already is replaced in one step. Of a model with adapters the language in
+    use is kept, and no other.
 
     Args:
         bundle: what to store.
@@ -85,13 +87,13 @@ def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
 
     Args:
         folder: the model folder.
-        adapter: language whose adapter to use; these folders have none.
+        adapter: the language, to be sure of it: these folders have one at most.
 
     Raises:
         CheckpointError: if a file is missing or not the one that was written, or weights and
             configuration do not fit each other.
         FormatError: if it is not such a folder, or of a later version.
-        ConfigError: if a setting in it is not valid, or there is no such adapter.
+        ConfigError: if a setting in it is not valid, or the adapter asked for is another.
     """
     source = Path(folder)
     hashes = _read_hashes(source)
@@ -117,10 +119,13 @@ def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
     except (ConfigError, AlphabetError) as error:
         raise type(error)(f"{config_file}: {error}") from error
     _check_vocabulary(config, alphabet, source=source)
-    if adapter is not None:
-        raise ConfigError(
-            f"{source} has no adapter {adapter!r}: expected none for this model. Leave it out."
+    language = data.get("adapter")
+    if language is not None and not isinstance(language, str):
+        raise FormatError(
+            f"{config_file}: expected the name of a language as adapter, found {language!r}."
         )
+    if adapter is not None:
+        choose_language(adapter, () if language is None else (language,), source=source)
     store = SafetensorsStore(
         [source / WEIGHTS_FILE],
         hashes={source / name: digest for name, digest in hashes.items() if name != CONFIG_FILE},
@@ -135,6 +140,7 @@ def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
         provenance=data.get("provenance", {}),
         store=store,
         places={name: Place(name=name) for name in store.tensors},
+        adapter=language,
     )
     storage.compare(reading)
     return reading
@@ -157,7 +163,7 @@ def fingerprint(folder: Path) -> str:
 
 def _describe(bundle: ModelBundle) -> dict[str, Any]:
     """Everything but the weights, as plain data."""
-    return {
+    described = {
         "format": FORMAT,
         "version": VERSION,
         "architecture": next(
@@ -167,7 +173,13 @@ def _describe(bundle: ModelBundle) -> dict[str, Any]:
         "alphabet": None if bundle.alphabet is None else bundle.alphabet.to_dict(),
         "input_spec": to_dict(bundle.input_spec),
         "provenance": bundle.provenance,
-    } | ({"labels": list(bundle.labels)} if bundle.labels else {})
+    }
+    # Keys that most models need not have, and that no earlier folder has.
+    if bundle.labels:
+        described["labels"] = list(bundle.labels)
+    if bundle.adapter is not None:
+        described["adapter"] = bundle.adapter
+    return described
 
 
 def _read_config(data: dict[str, Any], source: Path) -> NetworkConfig:

@@ -31,9 +31,6 @@ models have [bytes]."""
 
 MAX_DIMENSIONS = 16
 
-ALIGNMENT_BYTES = 64
-"""What the addresses of tensors in memory are multiples of."""
-
 _BLOCK_BYTES = 1 << 20
 
 
@@ -142,7 +139,7 @@ class SafetensorsStore:
         """
         stored, part = self._tensors[name], self._parts[name]
         kind = KINDS[stored.kind]
-        step = kind.itemsize if kind in (torch.float16, torch.bfloat16) else ALIGNMENT_BYTES
+        step = kind.itemsize if kind in (torch.float16, torch.bfloat16) else storage.ALIGNMENT_BYTES
         if part.begin % step or part.begin == part.end:
             return None
         if stored.file not in self._mapped:
