@@ -14,9 +14,10 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.lib.format import open_memmap, write_array_header_1_0
@@ -302,28 +303,32 @@ def build_index(shards: Sequence[ShardRows], folder: Path, *, fingerprint: str) 
     ends = {name: _new(temporary / f"{name}.ends.npy", "<u8", rows) for name in TEXTS}
     numbers: dict[str, dict[str, int]] = {name: {} for name in NAMES}
     first = 0
-    pools = {name: _BytesWriter(temporary / f"{name}.bytes.npy") for name in TEXTS}
-    for shard in shards:
-        part = shard.load()
-        if len(part) != shard.rows:
-            raise FormatError(
-                f"{shard.name} has {len(part)} rows, expected {shard.rows}. Make it again."
-            )
-        here = slice(first, first + len(part))
-        first += len(part)
-        for name, column in part.columns.items():
-            columns[name][here] = column
-        for name, text in (("shard", shard.name), ("corpus", shard.corpus)):
-            columns[name][here] = numbers[name].setdefault(text, len(numbers[name]))
-        for name in ("language", "speaker"):
-            known = numbers[name]
-            columns[name][here] = [known.setdefault(text, len(known)) for text in part.texts[name]]
-        for name, pool in pools.items():
-            data, own_ends = part.texts[name].arrays
-            ends[name][here] = own_ends + np.uint64(pool.size)
-            pool.add(data)
-    for pool in pools.values():
-        pool.close()
+    with ExitStack() as stack:
+        pools = {
+            name: stack.enter_context(_BytesWriter(temporary / f"{name}.bytes.npy"))
+            for name in TEXTS
+        }
+        for shard in shards:
+            part = shard.load()
+            if len(part) != shard.rows:
+                raise FormatError(
+                    f"{shard.name} has {len(part)} rows, expected {shard.rows}. Make it again."
+                )
+            here = slice(first, first + len(part))
+            first += len(part)
+            for name, column in part.columns.items():
+                columns[name][here] = column
+            for name, text in (("shard", shard.name), ("corpus", shard.corpus)):
+                columns[name][here] = numbers[name].setdefault(text, len(numbers[name]))
+            for name in ("language", "speaker"):
+                known = numbers[name]
+                columns[name][here] = [
+                    known.setdefault(text, len(known)) for text in part.texts[name]
+                ]
+            for name, pool in pools.items():
+                data, own_ends = part.texts[name].arrays
+                ends[name][here] = own_ends + np.uint64(pool.size)
+                pool.add(data)
     for name, known in numbers.items():
         data, own_ends = Strings.of(known).arrays
         np.save(temporary / f"{name}.bytes.npy", data)
@@ -364,7 +369,10 @@ class _BytesWriter:
         self._file.write(data.tobytes())
         self.size += data.shape[0]
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Write the header in its place."""
         header = io.BytesIO()
         write_array_header_1_0(

@@ -5,7 +5,6 @@ Everything here runs without torch, so that a worker is small and starts at once
 
 import zlib
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -259,7 +258,17 @@ def _kept(wanted: Encoding) -> Stored | None:
     return describe(path.read_bytes(), suffix=suffix)
 
 
-@lru_cache(maxsize=16)
+def release() -> None:
+    """Close the shards that this process has opened."""
+    while _PLACES:
+        _PLACES.popitem()[1].close()
+
+
+_PLACES: dict[str, Place] = {}
+"""Places that this process reads from, by url; opened once."""
+
+
 def _place(url: str) -> Place:
-    """Open a place once a process."""
-    return open_place(url)
+    if url not in _PLACES:
+        _PLACES[url] = open_place(url)
+    return _PLACES[url]

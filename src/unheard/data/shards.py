@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -269,25 +269,25 @@ def open_index(
         ConfigError: if there are no shards.
         FormatError: if a shard is not what it should be.
     """
-    place = open_place(source)
-    found = _find_shards(place)
-    fingerprint = fingerprint_of(
-        [[name, size, _hash_of(shard)] for name, (size, shard) in found.items()]
-    )
-    beside = place.folder / INDEX_FOLDER if isinstance(place, LocalPlace) else None
-    for candidate in (beside, folder / INDEX_FOLDER):
-        if candidate is not None and _fits(candidate, fingerprint):
-            return ShardIndex(candidate)
-    target = folder / INDEX_FOLDER
-    with _alone(folder, target, fingerprint) as build:
-        if build:
-            rows: list[ShardRows] = []
-            for name, (size, shard) in found.items():
-                rows.append(_rows_of(place, name, size, shard, folder, pool))
-                if progress is not None:
-                    progress(len(rows), len(found))
-            build_index(rows, target, fingerprint=fingerprint)
-    return ShardIndex(target)
+    with closing(open_place(source)) as place:
+        found = _find_shards(place)
+        fingerprint = fingerprint_of(
+            [[name, size, _hash_of(shard)] for name, (size, shard) in found.items()]
+        )
+        beside = place.folder / INDEX_FOLDER if isinstance(place, LocalPlace) else None
+        for candidate in (beside, folder / INDEX_FOLDER):
+            if candidate is not None and _fits(candidate, fingerprint):
+                return ShardIndex(candidate)
+        target = folder / INDEX_FOLDER
+        with _alone(folder, target, fingerprint) as build:
+            if build:
+                rows: list[ShardRows] = []
+                for name, (size, shard) in found.items():
+                    rows.append(_rows_of(place, name, size, shard, folder, pool))
+                    if progress is not None:
+                        progress(len(rows), len(found))
+                build_index(rows, target, fingerprint=fingerprint)
+        return ShardIndex(target)
 
 
 class _TarWriter:

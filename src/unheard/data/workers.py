@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
+from unheard.data.sample_codec import release
 from unheard.data.worker import Done, Failed, Request, answer, receive, send
 from unheard.errors import AudioError, ConfigError, FormatError, UnheardError, WorkerError
 
@@ -92,6 +93,7 @@ class WorkerPool:
     def close(self) -> None:
         """End the workers; whoever waits for a result gets an error."""
         self._closed.set()
+        release()
         for _ in self._workers:
             self._queue.put(None)
         for worker in self._workers:
