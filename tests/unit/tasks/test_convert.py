@@ -15,7 +15,13 @@ from tests.tiny_models import tiny_alphabet, tiny_ctc, tiny_masked_units, tiny_p
 
 import unheard
 from unheard import cli
-from unheard.errors import CheckpointError, ConfigError, FormatError, UnheardError
+from unheard.errors import (
+    CheckpointError,
+    ConfigError,
+    FormatError,
+    LanguageError,
+    UnheardError,
+)
 from unheard.interop import load
 from unheard.interop.bundle import ModelBundle
 from unheard.tasks import convert as verb
@@ -62,7 +68,7 @@ def test_there_and_back_again(make: Any, kind: Any, tmp_path: Path) -> None:
     assert back.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("to", ["native", "huggingface"])
+@pytest.mark.parametrize("to", ["native", "huggingface", "fairseq"])
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_type_of_the_numbers_is_kept(to: Any, kind: str, tmp_path: Path) -> None:
     bundle = tiny_ctc()
@@ -73,6 +79,7 @@ def test_the_type_of_the_numbers_is_kept(to: Any, kind: str, tmp_path: Path) -> 
     assert not [warning for warning in done.warnings if "rounded" in warning]
     assert set(unheard.inspect(tmp_path / "target").dtypes) == {kind}
     found = unheard.load_model(tmp_path / "target", dtype=getattr(torch, kind))
+    # The tiny alphabet has the symbols of fairseq in fairseq's order, under other names.
     assert same_weights(found, bundle)
 
 
@@ -126,6 +133,64 @@ def test_a_head_that_the_target_does_not_know_is_named(tmp_path: Path) -> None:
     assert "the head of the MaskedUnitConfig: the encoder is left" in said
     assert "no place for the weights head.weight, head.bias" in said
     assert unheard.inspect(tmp_path / "target").network == "encoder"
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_through_fairseq_the_same_text_is_written(kind: Any, tmp_path: Path) -> None:
+    tokens = ("<blank>", "ñ", "b", "|", "a")  # none of fairseq's four, and in another order
+    alphabet = replace(
+        tiny_alphabet(), tokens=tokens, blank="<blank>", unknown=None, special=(), case="keep"
+    )
+    bundle = tiny_ctc(kind)
+    config = replace(bundle.model.config, vocab=len(tokens))
+    torch.manual_seed(3)
+    model = type(bundle.model)(config).eval()
+    with torch.no_grad():
+        model.head.weight.normal_()
+    bundle = replace(bundle, model=model, alphabet=alphabet)
+    source = save(bundle, tmp_path / "source")
+    done = unheard.convert(source, tmp_path / "fairseq", to="fairseq")
+    assert set(done.files) == {"checkpoint.pt", "dict.ltr.txt"}
+    assert any("5 before, 8 after" in warning for warning in done.warnings)
+    unheard.convert(tmp_path / "fairseq", tmp_path / "native", to="native")
+    samples = torch.randn(9_000) * 0.1
+    expected = unheard.transcribe(bundle, samples)
+    assert len(set(expected.text)) >= 3
+    for folder in ("fairseq", "native"):
+        found = unheard.transcribe(tmp_path / folder, samples)
+        assert found.text == expected.text
+        assert [one.start_seconds for one in found.words] == [
+            one.start_seconds for one in expected.words
+        ]
+
+
+FAIRSEQ = Path(__file__).parents[2] / "assets" / "fairseq"
+
+
+@pytest.mark.parametrize("name", ["mms_stacked.pt", "mms_table.pt"])
+def test_languages_of_fairseq_go_to_transformers(name: str, tmp_path: Path) -> None:
+    source = FAIRSEQ / name
+    with pytest.raises(LanguageError, match="swh"):
+        unheard.convert(source, tmp_path / "hf", to="huggingface")
+    done = unheard.convert(source, tmp_path / "hf", to="huggingface", adapter="swh")
+    assert done.adapter == "swh"
+    samples = torch.randn(8_000) * 0.1
+    languages = unheard.inspect(source).adapters
+    assert unheard.inspect(tmp_path / "hf").adapters == languages
+    for language in languages:
+        there = unheard.load_model(source, adapter=language)
+        here = unheard.load_model(tmp_path / "hf", adapter=language)
+        assert here.input_spec != there.input_spec, "transformers has an epsilon of its own"
+        here = replace(here, input_spec=there.input_spec)
+        expected = unheard.emissions(there, samples).log_probs
+        assert (unheard.emissions(here, samples).log_probs - expected).abs().max() <= 1e-5
+        assert unheard.transcribe(tmp_path / "hf", samples, adapter=language).language == language
+    # Folders with languages are models too, and may be replaced.
+    native = unheard.convert(source, tmp_path / "hf", to="native", adapter="swh")
+    others = sorted(set(languages) - {"swh"})
+    lost = f"not kept in the target: languages ({len(others)}): {', '.join(others)}"
+    assert lost in native.warnings
+    assert unheard.load_model(tmp_path / "hf").provenance["language"] == "swh"
 
 
 def _break_weights(folder: Path) -> None:
@@ -361,20 +426,17 @@ def test_reading_happens_once_through_every_weight(
     import contextlib
 
     source = save(tiny_ctc(), tmp_path / "source")
-    done: dict[str, int] = {}
+    done: dict[str, list[int]] = {}
 
     @contextlib.contextmanager
     def stage(name: str, size_bytes: int):
-        done[name] = 0
-
-        def advance(count: int) -> None:
-            done[name] += count
-
-        yield advance
-        assert done[name] in (0, size_bytes)
+        done[name] = []
+        yield done[name].append  # from several threads
+        assert sum(done[name]) in (0, size_bytes)
 
     monkeypatch.setattr(verb, "_stage", stage)
     unheard.convert(source, tmp_path / "target", to="native")
     size = load.open_model(source).store.tensors
     total = sum(verb.tensor_bytes(tensor) for tensor in size.values())
-    assert done == {"reading": total, "writing": 0, "checking": total}
+    found = {name: sum(counts) for name, counts in done.items()}
+    assert found == {"reading": total, "writing": 0, "checking": total}

@@ -24,7 +24,7 @@ from torch import Tensor
 import unheard
 from unheard import cli
 from unheard.audio.signal import InputSpec
-from unheard.errors import CheckpointError, FormatError, UnheardError
+from unheard.errors import CheckpointError, FormatError, LanguageError, UnheardError
 from unheard.interop.inspection import describe, part_of
 from unheard.interop.inspection_table import printable, show_bytes, show_token
 from unheard.interop.reading import Reading
@@ -346,6 +346,33 @@ def test_encoders_without_a_head(tmp_path: Path) -> None:
     )
     assert "head" not in found.parts
     assert "encoder without a head" in found.table()
+
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+@pytest.mark.parametrize("name", ["mms_stacked.pt", "mms_table.pt"])
+def test_languages_are_listed_without_naming_one(name: str) -> None:
+    found = unheard.inspect(ASSETS / "fairseq" / name)
+    assert {"azj-script_latin", "swh"} <= set(found.adapters)
+    assert found.adapter == min(found.adapters)
+    assert found.parts["language adapter"] > 0
+    shown = found.table()
+    assert f"{len(found.adapters)}: {', '.join(found.adapters)}" in shown
+    assert "described for             azj-script_latin" in shown
+    other = unheard.inspect(ASSETS / "fairseq" / name, adapter="swh")
+    assert other.adapter == "swh"
+    # Stacked adapters share one alphabet and one output layer.
+    assert (other.alphabet == found.alphabet) == (name == "mms_stacked.pt")
+    with pytest.raises(LanguageError, match="swh") as caught:
+        unheard.inspect(ASSETS / "fairseq" / name, adapter="swa")
+    assert set(caught.value.languages) == set(found.adapters)
+
+
+@pytest.mark.parametrize("name", ["wav2vec_old.pt", "vq_wav2vec_gumbel.pt"])
+def test_older_networks_are_named(name: str) -> None:
+    with pytest.raises(FormatError, match="of 2019"):
+        unheard.inspect(ASSETS / "fairseq" / name)
 
 
 def empty_folder(folder: Path) -> Path:
