@@ -460,9 +460,20 @@ def test_without_a_vocabulary_there_are_emissions_only(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "vocab.json").unlink()
+    for architectures in (["Wav2Vec2ForCTC"], None):
+        change_json(folder, "config.json", {"architectures": architectures})
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert load.load_model(folder).alphabet is None
+        assert "vocab.json is not there" in caplog.text
+
+
+def test_a_tokenizer_that_writes_no_letters(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kind = "Wav2Vec2PhonemeCTCTokenizer"
+    change_json(folder, "tokenizer_config.json", {"tokenizer_class": kind})
     with caplog.at_level(logging.WARNING):
         assert load.load_model(folder).alphabet is None
-    assert "vocab.json is not there" in caplog.text
+    assert kind in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,15 @@ from typing import Any
 
 from unheard.interop import adapters, storage
 from unheard.interop.bundle import NetworkConfig
-from unheard.interop.huggingface import card, features, keymap, language_model, networks, weights
+from unheard.interop.huggingface import (
+    card,
+    features,
+    keymap,
+    labels,
+    language_model,
+    networks,
+    weights,
+)
 from unheard.interop.huggingface.hub import TEXT_FILES
 from unheard.interop.huggingface.languages import (
     HEAD,
@@ -70,22 +78,19 @@ def open_model(
     networks.refuse_unsupported(settings)
     if architecture is not None:
         # A network of impossible size is refused before anything else is opened.
-        storage.build(networks.network_config(settings, architecture), source=settings.source)
-    tokenizer, languages, language = None, None, None
-    if architecture in (networks.CTC, None):
-        tokenizer = read_tokenizer(source) if _has_head(source, architecture) else None
-        languages = find_languages(source, settings, tokenizer)
-        language = languages.choose(adapter)
-    elif adapter is not None:
-        language = find_languages(source, settings, None).choose(adapter)
-    base = weights.open_weights(source)
+        storage.shapes_of(networks.network_config(settings, architecture), source=settings.source)
+    store = base = weights.open_weights(source)
     architecture = architecture or networks.guess_architecture(base.tensors)
-    store = base
-    if languages is not None and language is not None:
+    tokenizer, languages = None, Languages(folder=source, own=None, named=(), files={})
+    if architecture == networks.CTC:
+        tokenizer = read_tokenizer(source)
+        languages = find_languages(source, settings, tokenizer)
+    language = languages.choose(adapter)
+    if language is not None:
         store = overlay(base, languages, language)
     config = _sized(networks.network_config(settings, architecture), store, language)
-    network = storage.build(config, source=settings.source)
-    names = keymap.names_in_file(network.state_dict(), store.tensors)
+    wanted = storage.shapes_of(config, source=settings.source)
+    names = keymap.names_in_file(wanted, store.tensors)
     reading = Reading(
         format=FORMAT,
         architecture=architecture,
@@ -127,11 +132,6 @@ def is_folder(folder: Path) -> bool:
     return True
 
 
-def _has_head(folder: Path, architecture: str | None) -> bool:
-    """Whether a vocabulary is wanted: of a CTC model, or one that may turn out to be one."""
-    return architecture == networks.CTC or (folder / "vocab.json").is_file()
-
-
 def _sized(config: NetworkConfig, store: TensorStore, language: str | None) -> NetworkConfig:
     """Give the head of a language the outputs that its file has."""
     if language is None or not isinstance(config, CtcConfig) or HEAD not in store.tensors:
@@ -144,15 +144,14 @@ def _alphabet(
     config: NetworkConfig,
     settings: Settings,
     tokenizer: Tokenizer | None,
-    languages: Languages | None,
+    languages: Languages,
     language: str | None,
 ) -> Alphabet | None:
     """Read the alphabet of a CTC head."""
     if not isinstance(config, CtcConfig) or tokenizer is None:
         return None
-    if language is not None and languages is not None and None in tokenizer.vocabularies:
-        # One vocabulary for all: it is that of the only language, if there is one only.
-        language = None if len(languages.named) == 1 else language
+    if None in tokenizer.vocabularies and len(languages.named) == 1:
+        language = None  # the vocabulary does not name its language
     return tokenizer.alphabet(
         language, vocab=config.vocab, blank_id=settings.values.get("pad_token_id")
     )
@@ -161,7 +160,7 @@ def _alphabet(
 def _labels(config: NetworkConfig, settings: Settings) -> tuple[str, ...]:
     """Read the names of the classes of a head that has classes."""
     if isinstance(config, SequenceClassifierConfig | FrameClassifierConfig | SpeakerConfig):
-        return networks.read_labels(settings)
+        return labels.read_labels(settings)
     return ()
 
 
@@ -212,12 +211,12 @@ def _provenance(
 
 def _adapters(
     tokenizer: Tokenizer | None,
-    languages: Languages | None,
+    languages: Languages,
     names: tuple[str, ...],
     base: TensorStore,
 ) -> Mapping[str, StoredAdapter]:
     """List the languages that the model can be switched to."""
-    if tokenizer is None or languages is None or not languages.named:
+    if tokenizer is None or not languages.named:
         return {}
     of_language = tuple(name for name in names if adapters.is_of_language(name))
     return StoredAdapters(languages, tokenizer, names=of_language, base=base)

@@ -11,7 +11,7 @@ from unheard.errors import AlphabetError, CheckpointError, FormatError
 from unheard.files import write_json_atomic, write_text_atomic
 from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
-from unheard.interop.huggingface import card, features, keymap, networks, tokenizer
+from unheard.interop.huggingface import card, features, keymap, labels, networks, tokenizer
 from unheard.interop.huggingface.languages import write_adapters
 from unheard.interop.huggingface.reader import MASK_EMBEDDING, is_folder
 from unheard.interop.huggingface.settings import CONFIG_FILE
@@ -134,7 +134,7 @@ def _labels(bundle: ModelBundle) -> dict[str, Any]:
         raise FormatError(
             "Two classes have one label: transformers needs a name of its own for each. Rename one."
         )
-    return networks.describe_labels(bundle.labels, config.classes)
+    return labels.describe_labels(bundle.labels, config.classes)
 
 
 def _write_tokenizer(folder: Path, bundle: ModelBundle) -> None:
