@@ -67,6 +67,11 @@ class ShardStore:
         return LOADS_AT_ONCE if self._pool.workers else 1
 
     @property
+    def processes(self) -> list[int]:
+        """Process ids of the workers that run."""
+        return self._pool.processes
+
+    @property
     def seconds(self) -> float:
         """Length of all utterances together [seconds]."""
         return float(self.num_samples.sum()) / SAMPLE_RATE
