@@ -98,7 +98,12 @@ def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
     source = Path(folder)
     hashes = _read_hashes(source)
     config_file = source / CONFIG_FILE
-    check_hash(config_file, expected=hashes[CONFIG_FILE], found=_sha256(config_file))
+    check_hash(
+        config_file,
+        expected=hashes[CONFIG_FILE],
+        found=_sha256(config_file),
+        kept_in=source / HASHES_FILE,
+    )
     data = storage.read_json_object(config_file)
     if data.get("format") != FORMAT:
         raise FormatError(
@@ -129,6 +134,7 @@ def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
     store = SafetensorsStore(
         [source / WEIGHTS_FILE],
         hashes={source / name: digest for name, digest in hashes.items() if name != CONFIG_FILE},
+        hashes_file=source / HASHES_FILE,
     )
     reading = Reading(
         format="unheard",

@@ -70,13 +70,21 @@ class SafetensorsStore:
         files: the files; their headers are read and checked at once.
         hashes: SHA-256 of files as hexadecimal digits, for `verify`; may name other files that
             belong to the model.
+        hashes_file: where these are kept, for messages.
 
     Raises:
         CheckpointError: if a file is missing or not a sound safetensors file, or two hold one
             name.
     """
 
-    def __init__(self, files: Sequence[Path], *, hashes: Mapping[Path, str] | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        hashes: Mapping[Path, str] | None = None,
+        hashes_file: Path | None = None,
+    ) -> None:
+        self._hashes_file = hashes_file
         self._hashes = dict(hashes or {})
         self._mapped: dict[Path, mmap.mmap] = {}
         self._identities: dict[Path, _Identity] = {}
@@ -109,7 +117,7 @@ class SafetensorsStore:
                 view = memoryview(block)
                 while count := file.readinto(block):
                     digest.update(view[:count])
-            check_hash(path, expected=expected, found=digest.hexdigest())
+            check_hash(path, expected=expected, found=digest.hexdigest(), kept_in=self._hashes_file)
 
     def read(self, name: str, *, out: Tensor | None = None) -> Tensor:
         """Read one tensor into memory of its own; safe from several threads.
@@ -246,7 +254,7 @@ def _fill(tensor: Tensor, file: FileIO, path: Path) -> None:
         done += count
 
 
-def check_hash(path: Path, *, expected: object, found: str) -> None:
+def check_hash(path: Path, *, expected: object, found: str, kept_in: Path | None) -> None:
     """Compare SHA-256 digests, telling a damaged file from a damaged digest.
 
     Digests of two files agree in about 4 of their 64 digits. Where most agree, the list is damaged
@@ -259,8 +267,8 @@ def check_hash(path: Path, *, expected: object, found: str) -> None:
         return
     if not isinstance(expected, str) or _agreeing_digits(expected, found) >= 32:
         raise CheckpointError(
-            f"The SHA-256 kept for {path} is itself damaged: expected {found}, found {expected!r}. "
-            "Copy the list of hashes beside it again from where it came from."
+            f"The SHA-256 of {path.name} in {kept_in or 'the list of hashes'} is damaged: expected "
+            f"{found}, found {expected!r}. Copy it again from where it came from."
         )
     raise CheckpointError(
         f"{path} is damaged: expected SHA-256 {expected}, found {found}. Copy it again from where "

@@ -1,24 +1,42 @@
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_models import tiny_ctc, tiny_encoder, tiny_masked_units, tiny_pretraining
+from tests.tiny_models import (
+    tiny_alphabet,
+    tiny_ctc,
+    tiny_encoder,
+    tiny_masked_units,
+    tiny_pretraining,
+)
 
 import unheard
+from unheard.audio.signal import InputSpec
 from unheard.errors import AlphabetError, CheckpointError, ConfigError, FormatError
 from unheard.files import sha256_file
 from unheard.interop import load, native, storage
-from unheard.interop.bundle import ModelBundle
-from unheard.models.config import CtcConfig
+from unheard.interop.adapters import new_adapter
+from unheard.interop.bundle import NETWORKS, ModelBundle
+from unheard.models.config import (
+    CtcConfig,
+    EncoderOnlyConfig,
+    FrameClassifierConfig,
+    SequenceClassifierConfig,
+    SpeakerConfig,
+    TdnnLayer,
+)
 from unheard.models.ctc import CtcModel
+from unheard.models.sequence_classifier import SequenceClassifierModel
 
 
 @pytest.fixture
@@ -67,6 +85,32 @@ def test_what_is_saved_comes_back(
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model"]
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        EncoderOnlyConfig(encoder=tiny_encoder()),
+        SequenceClassifierConfig(encoder=tiny_encoder(), classes=3, weighted_layers=True),
+        FrameClassifierConfig(encoder=tiny_encoder(), classes=2),
+        SpeakerConfig(
+            encoder=tiny_encoder(),
+            classes=5,
+            layers=(TdnnLayer(channels=6, kernel=3, dilation=2),),
+            embedding_dim=4,
+        ),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_networks_with_other_heads_come_back(tmp_path: Path, config: Any) -> None:
+    torch.manual_seed(0)
+    model: Any = NETWORKS[type(config)](config)
+    bundle = ModelBundle(model=model.eval(), alphabet=None, input_spec=InputSpec())
+    loaded = load.load_model(native.save_model(bundle, tmp_path / "model"))
+    assert loaded.config == config
+    ours, stored = model.state_dict(), loaded.model.state_dict()
+    assert ours.keys() == stored.keys()
+    assert all(torch.equal(ours[name], stored[name]) for name in ours)
+
+
 def test_reading_a_model_loads_no_compiler(folder: Path) -> None:
     # Initialising weights without memory would import a second's worth of torch.
     program = (
@@ -84,7 +128,7 @@ def test_reading_a_model_loads_no_compiler(folder: Path) -> None:
 
 
 def test_a_loaded_model_owns_its_weights(folder: Path) -> None:
-    loaded = load.load_model(folder)
+    loaded = load.load_model(folder, mapped=False)
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-400:] = bytes(400)
@@ -92,6 +136,60 @@ def test_a_loaded_model_owns_its_weights(folder: Path) -> None:
         file.write(data)
     after = loaded.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_whose_weights_stay_in_their_file_outlives_the_file(folder: Path) -> None:
+    before = tiny_ctc().model.state_dict()
+    loaded = load.load_model(folder, mapped=True)
+    native.save_model(tiny_ctc(seed=1), folder)
+    after = loaded.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(weight.data_ptr() % 64 == 0 for weight in after.values())
+    shutil.rmtree(folder)
+    samples = torch.randn(1, 800, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(
+            loaded.model(samples, None).logits, tiny_ctc().model(samples, None).logits
+        )
+
+
+def test_the_language_in_use_is_kept(tmp_path: Path) -> None:
+    bundle = new_adapter(
+        tiny_ctc("layer"), "kmr", tiny_alphabet(), generator=torch.Generator().manual_seed(0)
+    )
+    folder = native.save_model(bundle, tmp_path / "model")
+    for asked in (None, "kmr"):
+        loaded = load.load_model(folder, adapter=asked)
+        assert loaded.adapter == "kmr"
+        ours, stored = bundle.model.state_dict(), loaded.model.state_dict()
+        assert ours.keys() == stored.keys()
+        assert all(torch.equal(ours[name], stored[name]) for name in ours)
+    with pytest.raises(ConfigError, match=r"'deu'.*kmr"):
+        load.open_model(folder, adapter="deu")
+    plain = native.save_model(tiny_ctc(), tmp_path / "plain")
+    with pytest.raises(ConfigError, match="no adapter for the language 'kmr'"):
+        load.open_model(plain, adapter="kmr")
+    change_config(folder, lambda data: data.update(adapter=["kmr"]))
+    with pytest.raises(FormatError, match="name of a language"):
+        load.open_model(folder)
+
+
+def test_labels_are_kept_and_fit_the_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SequenceClassifierModel(SequenceClassifierConfig(encoder=tiny_encoder(), classes=3))
+    bundle = ModelBundle(
+        model=model.eval(), alphabet=None, input_spec=InputSpec(), labels=("ko", "ñu", "x")
+    )
+    folder = native.save_model(bundle, tmp_path / "model")
+    loaded = load.load_model(folder)
+    assert loaded.labels == ("ko", "ñu", "x")
+    assert loaded.config == bundle.config
+    for wrong, message in ((["ko"], "expected 3 names, found 1"), ("koñ", "list of names")):
+        change_config(folder, lambda data, wrong=wrong: data.update(labels=wrong))
+        with pytest.raises((CheckpointError, FormatError), match=message):
+            load.open_model(folder)
+    with pytest.raises(CheckpointError, match="expected 3 names, found 2"):
+        native.save_model(replace(bundle, labels=("a", "b")), tmp_path / "other")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -112,14 +210,51 @@ def test_types_of_stored_weights(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("place", [0, 9, 0.5, -2])
-def test_one_flipped_bit_is_named(folder: Path, name: str, place: float) -> None:
-    data = bytearray((folder / name).read_bytes())
-    data[int(place * len(data)) if 0 < place < 1 else int(place)] ^= 4
-    (folder / name).write_bytes(data)
-    with pytest.raises(CheckpointError, match=name):
-        load.load_model(folder)
+def flipped(path: Path, places: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Flip one bit of a file at a time: at each place (byte, bit)."""
+    data = path.read_bytes()
+    for byte, bit in places:
+        changed = bytearray(data)
+        changed[byte] ^= 1 << bit
+        path.write_bytes(changed)
+        yield
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_of_the_configuration_is_named_wherever_it_is(folder: Path) -> None:
+    path = folder / "config.json"
+    for _ in flipped(path, ((byte, byte % 8) for byte in range(0, path.stat().st_size, 3))):
+        with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+            load.open_model(folder)
+
+
+def test_a_flipped_bit_of_the_weights_is_named_wherever_it_is(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    places = [*range(0, header, 211), *range(header, size, size // 60), size - 2, size - 1]
+    for mapped in (False, True):
+        for _ in flipped(path, ((byte, byte % 8) for byte in places)):
+            with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+                load.load_model(folder, mapped=mapped)
+    load.load_model(folder)
+
+
+def test_a_flipped_bit_of_the_hashes_is_found_or_means_nothing(folder: Path) -> None:
+    path = folder / "hashes.json"
+    meant = json.loads(path.read_text())
+    found = harmless = 0
+    for _ in flipped(path, itertools.product(range(path.stat().st_size), range(0, 8, 2))):
+        data = path.read_bytes()
+        if b"\r" in data or data.count(b"\t"):  # white space for white space
+            assert json.loads(data) == meant
+            harmless += 1
+            continue
+        with pytest.raises((CheckpointError, FormatError), match=r"hashes\.json"):
+            load.load_model(folder)
+        found += 1
+    assert found > 500
+    assert harmless < 5
 
 
 @pytest.mark.parametrize("name", ["config.json", "hashes.json", "model.safetensors"])
