@@ -10,6 +10,7 @@
     ├── FormatError           a file is not of the format it should be
     ├── CheckpointError       stored weights do not fit the model they are for
     ├── WorkerError           a process that reads recordings crashed or hangs
+    ├── RankError             another of the processes that train together ended or failed
     ├── TrainingDivergedError a loss or gradient stopped being finite
     └── MissingExtraError     an optional dependency is not installed
 
@@ -110,6 +111,10 @@ class WorkerError(UnheardError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class RankError(UnheardError):
+    """Another of the processes that train together ended or failed, so this one cannot go on."""
 
 
 class TrainingDivergedError(UnheardError):

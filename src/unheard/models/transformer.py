@@ -9,13 +9,19 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unheard.models.config import EncoderConfig
 from unheard.tensors import padding_mask
 
 
 class Transformer(nn.Module):
-    """Positional convolution, layer norm before or after all layers, and the layers."""
+    """Positional convolution, layer norm before or after all layers, and the layers.
+
+    Attributes:
+        recompute: whether each layer's inner values are computed again in the backward pass
+            instead of kept: memory for a third more time (Chen et al. 2016). Exact, dropout too.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -27,6 +33,8 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_epsilon)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.recompute = False
+        self._skipped: list[bool] | None = None
 
     def forward(
         self,
@@ -57,8 +65,11 @@ class Transformer(nn.Module):
         frames = F.dropout(frames, self.dropout, self.training)
         kept = [frames] if keep_layers else []
         skipped = self._draw_skipped(generator)
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer, skip in zip(self.layers, skipped, strict=True):
-            if not skip:
+            if not skip and recompute:
+                frames = checkpoint(layer, frames, is_padding, use_reentrant=False)
+            elif not skip:
                 frames = layer(frames, is_padding)
             if keep_layers:
                 kept.append(frames)
@@ -66,10 +77,23 @@ class Transformer(nn.Module):
             frames = self.norm(frames)
         return frames, kept
 
+    def draw_skipped_once(self, generator: torch.Generator | None) -> None:
+        """Let all passes in training skip the same layers from now on, until called again.
+
+        Args:
+            generator: draws them; None lets each pass draw its own again.
+        """
+        self._skipped = None
+        if generator is not None and self.layer_drop > 0:
+            draws = torch.rand(len(self.layers), generator=generator, device=generator.device)
+            self._skipped = (draws < self.layer_drop).tolist()
+
     def _draw_skipped(self, generator: torch.Generator | None) -> list[bool]:
         """Draw which layers this pass skips (LayerDrop, Fan et al. 2020); none in evaluation."""
         if not self.training or self.layer_drop == 0:
             return [False] * len(self.layers)
+        if self._skipped is not None:
+            return self._skipped
         device = generator.device if generator is not None else torch.device("cpu")
         draws = torch.rand(len(self.layers), generator=generator, device=device)
         return (draws < self.layer_drop).tolist()

@@ -3,27 +3,34 @@
 A checkpoint is a folder `step_00001234` of safetensors and JSON. It is written under another name,
 flushed to the disk with a list of its files' hashes, and only then renamed; a reader never sees a
 part of one. Loading verifies the hashes and falls back to the one before.
+
+Processes that share a network in shards write one together, each its own parts; any number of
+processes reads it back.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unheard.errors import CheckpointError, TrainingDivergedError, shorten
 from unheard.files import sha256_file
+from unheard.training.distributed import ALONE, Ranks
+from unheard.training.stored import StoredTensors, own_part, shard_name
 
 _MANIFEST = "manifest.json"
 _FORMAT = "unheard-training-1"
+_SHARD = r"{}-\d{{5}}-of-\d{{5}}\.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +78,8 @@ def save_checkpoint(
         OSError: if the disk is full; nothing is left behind and older checkpoints stay.
     """
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise TrainingDivergedError(
-            f"Weights are not finite at step {state.step}: {shorten(broken)}. Nothing was saved; "
-            "lower the learning rate and repeat the command to go on from the last checkpoint.",
-            step=state.step,
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    restore_replaced(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    replaced = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    temporary.mkdir()
+    _refuse_broken(_not_finite(weights), state)
+    temporary = _start_writing(folder)
     try:
         _save_tensors(weights, temporary / "model.safetensors")
         if optimizer is not None:
@@ -90,29 +87,117 @@ def save_checkpoint(
             _save_tensors(tensors, temporary / "optimizer.safetensors")
             (temporary / "optimizer.json").write_text(json.dumps(plain))
         (temporary / "state.json").write_text(json.dumps(vars(state), indent=1))
-        files = sorted(temporary.iterdir())
-        for path in files:
-            _flush(path)
-        manifest = {
-            "format": _FORMAT,
-            "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-                for path in files
-            },
-        }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _flush(temporary / _MANIFEST)
-        _flush(temporary)
-        if folder.exists():
-            folder.rename(replaced)
-        temporary.rename(folder)
-        _flush(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _publish(temporary, folder, _finish(sorted(temporary.iterdir())))
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.exists() and replaced.exists():
-            replaced.rename(folder)
+        _give_up(temporary, folder)
         raise
+
+
+def save_sharded_checkpoint(
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    ranks: Ranks,
+) -> None:
+    """Write a checkpoint together, each process its own shards of weights and moments.
+
+    The first process lists the hashes of all, when all are on the disk, and renames. The folder
+    must be the same for all of them.
+
+    Raises:
+        TrainingDivergedError: in all processes, if a weight is not finite anywhere.
+        OSError: in all, if one cannot write; nothing is left behind.
+    """
+    weights = {
+        name: part.detach()
+        for name, tensor in model.state_dict().items()
+        if (part := own_part(tensor, first=ranks.first)) is not None
+    }
+    told = ranks.tell_all(_not_finite(weights))
+    _refuse_broken(sorted({name for names in told for name in names}), state)
+    # A process id is not unique among machines; the first one's names the folder for all.
+    temporary = Path(ranks.ask_first(lambda: str(_start_writing(folder))))
+    try:
+        with ranks.same_fate(OSError):
+            moments, plain = _flatten_optimizer(optimizer)
+            parts = {
+                name: part
+                for name, tensor in moments.items()
+                if (part := own_part(tensor, first=ranks.first)) is not None
+            }
+            place = {"rank": ranks.rank, "world": ranks.world}
+            paths = [temporary / shard_name(kind, **place) for kind in ("model", "optimizer")]
+            _save_tensors(weights, paths[0])
+            _save_tensors(parts, paths[1])
+            if ranks.first:
+                paths += [temporary / "optimizer.json", temporary / "state.json"]
+                paths[2].write_text(json.dumps(plain))
+                paths[3].write_text(json.dumps(vars(state), indent=1))
+            own = _finish(paths)
+        files = {name: row for rows in ranks.tell_all(own) for name, row in rows.items()}
+        ranks.ask_first(lambda: _publish(temporary, folder, files))
+    except BaseException:
+        if ranks.first:
+            _give_up(temporary, folder)
+        raise
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+
+
+def _refuse_broken(broken: list[str], state: TrainingState) -> None:
+    if broken:
+        raise TrainingDivergedError(
+            f"Weights are not finite at step {state.step}: {shorten(broken)}. Nothing was saved; "
+            "lower the learning rate and repeat the command to go on from the last checkpoint.",
+            step=state.step,
+        )
+
+
+def _start_writing(folder: Path) -> Path:
+    """Make the folder that a checkpoint is written into."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    restore_replaced(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    return temporary
+
+
+def _finish(files: list[Path]) -> dict[str, dict[str, Any]]:
+    """Wait until files are on the disk; returns what the manifest says of each."""
+    for path in files:
+        _flush(path)
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files
+    }
+
+
+def _publish(temporary: Path, folder: Path, files: Mapping[str, dict[str, Any]]) -> None:
+    """Add the manifest and give the folder its name, in place of what has it."""
+    manifest = {"format": _FORMAT, "files": files}
+    (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _flush(temporary / _MANIFEST)
+    _flush(temporary)
+    replaced = _set_aside(folder)
+    if folder.exists():
+        folder.rename(replaced)
+    temporary.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _give_up(temporary: Path, folder: Path) -> None:
+    """Take back what a failed save has begun."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    if not folder.exists() and _set_aside(folder).exists():
+        _set_aside(folder).rename(folder)
+
+
+def _set_aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old-{os.getpid()}")
 
 
 def restore_replaced(folder: Path) -> None:
@@ -131,33 +216,48 @@ def restore_replaced(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
-    """Restore model and optimiser from a verified checkpoint.
+    """Restore model and optimiser from a verified checkpoint, however it was stored.
+
+    Args:
+        folder: of the checkpoint.
+        model: whole or in shards; a process reads no more than it keeps.
+        optimizer: that of the model; None restores weights alone.
+        ranks: all processes restore, or none does.
 
     Raises:
         CheckpointError: if a file is missing, changed or does not fit; nothing is restored then.
     """
-    state = verify_checkpoint(folder, with_optimizer=optimizer is not None)
-    weights = load_file(folder / "model.safetensors")
-    _check_fit(folder, weights, model)
+    with ranks.same_fate(CheckpointError):
+        state = verify_checkpoint(folder, with_optimizer=optimizer is not None, ranks=ranks)
+        weights = StoredTensors(folder, "model")
+        _check_fit(folder, weights.shapes, model)
+    restored = None
     if optimizer is not None:
-        tensors = load_file(folder / "optimizer.safetensors")
         plain = json.loads((folder / "optimizer.json").read_text())
-        restored = _unflatten_optimizer(tensors, plain)
-        model.load_state_dict(weights)
+        restored = _unflatten_optimizer(StoredTensors(folder, "optimizer"), plain, optimizer)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(weights.like(name, tensor))
+    if optimizer is not None and restored is not None:
         optimizer.load_state_dict(restored)
-    else:
-        model.load_state_dict(weights)
     return state
 
 
-def verify_checkpoint(folder: Path, *, with_optimizer: bool = False) -> TrainingState:
+def verify_checkpoint(
+    folder: Path, *, with_optimizer: bool = False, ranks: Ranks = ALONE
+) -> TrainingState:
     """Compare every file with the manifest's sizes and hashes.
 
     Args:
         folder: of the checkpoint.
         with_optimizer: whether the optimiser's state must be there too.
+        ranks: processes that share the files among them; each finds what is wrong in its own.
 
     Returns:
         The state that was saved with the weights.
@@ -166,19 +266,30 @@ def verify_checkpoint(folder: Path, *, with_optimizer: bool = False) -> Training
         CheckpointError: naming the first file that is missing or was changed.
     """
     files = _read_manifest(folder)
-    needed = ["model.safetensors", "state.json"]
+    needed = ["state.json", *_tensor_files(files, "model")]
     if with_optimizer:
-        needed += ["optimizer.safetensors", "optimizer.json"]
+        needed += [*_tensor_files(files, "optimizer"), "optimizer.json"]
     for name in needed:
         if name not in files:
             raise CheckpointError(f"{folder / _MANIFEST} does not list {name}.")
-    for name, (size, digest) in files.items():
+    shared = list(files)[ranks.rank :: ranks.world]
+    for name in {*shared, "state.json"}:
+        size, digest = files[name]
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
         if path.stat().st_size != size or sha256_file(path) != digest:
             raise CheckpointError(f"{path} was changed after it was saved.")
     return TrainingState(**json.loads((folder / "state.json").read_text()))
+
+
+def _tensor_files(files: Mapping[str, object], kind: str) -> list[str]:
+    """Name the files that must be there of a kind of tensors: one, or every shard."""
+    worlds = {int(name[-17:-12]) for name in files if re.fullmatch(_SHARD.format(kind), name)}
+    if not worlds:
+        return [f"{kind}.safetensors"]
+    world = max(worlds)
+    return [shard_name(kind, rank=rank, world=world) for rank in range(world)]
 
 
 def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
@@ -198,27 +309,57 @@ def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run, oldest first, of which the last few are kept."""
+    """The checkpoints of one run, oldest first, of which the last few are kept.
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    Where several processes train, all of them call `save` and `load_newest`.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, ranks: Ranks = ALONE) -> None:
         self.folder = folder
         self.keep = keep
+        self.ranks = ranks
 
     def steps(self) -> list[Path]:
         """List the checkpoints, oldest first."""
         return sorted(self.folder.glob("step_*"))
 
     def save(
-        self, *, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: TrainingState,
+        sharded: bool = False,
     ) -> Path:
         """Save a checkpoint of this step, then drop the oldest beyond `keep`.
 
         Later steps go too: a run that fell back to a checkpoint has left them behind, and a
         damaged one among them must not count as kept.
+
+        Args:
+            model: whose weights.
+            optimizer: whose moments.
+            state: everything else.
+            sharded: whether each process has shards to write; the first writes all otherwise.
         """
         path = self.folder / f"step_{state.step:08d}"
-        self._sweep()
-        save_checkpoint(path, model=model, optimizer=optimizer, state=state)
+        parts = {"model": model, "optimizer": optimizer, "state": state}
+        self._by_first(self._sweep)
+        if sharded:
+            save_sharded_checkpoint(path, **parts, ranks=self.ranks)
+        else:
+            self._by_first(lambda: save_checkpoint(path, **parts))
+        self._by_first(lambda: self._retire(path))
+        return path
+
+    def _by_first(self, work: Callable[[], None]) -> None:
+        """Let the first process work on the disk while the others wait."""
+        with self.ranks.same_fate(OSError):
+            if self.ranks.first:
+                work()
+
+    def _retire(self, path: Path) -> None:
+        """Drop what the checkpoint at `path` makes superfluous."""
         steps = self.steps()
         saved = steps.index(path)
         for old in [*steps[: max(0, saved + 1 - self.keep)], *steps[saved + 1 :]]:
@@ -226,7 +367,6 @@ class CheckpointFolder:
             gone = old.with_name(f".{old.name}.gone-{os.getpid()}")
             old.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
-        return path
 
     def load_newest(
         self, *, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -236,11 +376,14 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if there are checkpoints and none is whole.
         """
-        self._sweep()
+        self._by_first(self._sweep)
         problems: list[str] = []
-        for path in reversed(self.steps()):
+        names = self.ranks.ask_first(lambda: [path.name for path in self.steps()])
+        for name in reversed(names):
             try:
-                state = load_checkpoint(path, model=model, optimizer=optimizer)
+                state = load_checkpoint(
+                    self.folder / name, model=model, optimizer=optimizer, ranks=self.ranks
+                )
             except CheckpointError as error:
                 log.warning("checkpoint_corrupt: %s Trying the one before.", error)
                 problems.append(str(error))
@@ -292,17 +435,23 @@ def _flatten_optimizer(
     return tensors, {"param_groups": full["param_groups"]}
 
 
-def _unflatten_optimizer(tensors: Mapping[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+def _unflatten_optimizer(
+    tensors: StoredTensors, plain: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Read an optimiser's state, each moment laid out as the parameter it belongs to."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        parameter, name = key.split(".", 1)
-        state.setdefault(int(parameter), {})[name] = value
+    for key, shape in tensors.shapes.items():
+        number, name = key.split(".", 1)
+        parameter = parameters[int(number)]
+        is_moment = shape == tuple(parameter.shape)
+        value = tensors.like(key, parameter) if is_moment else tensors.whole(key)
+        state.setdefault(int(number), {})[name] = value
     return {"state": state, "param_groups": plain["param_groups"]}
 
 
-def _check_fit(folder: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+def _check_fit(folder: Path, found: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(found.keys() - expected.keys())
     mismatched = [

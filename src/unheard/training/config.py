@@ -1,6 +1,7 @@
-"""Settings of one training run."""
+"""Settings of one training run, and how it is carried out."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from unheard.training.precision import Precision
 from unheard.training.schedule import Budget, ScheduleConfig
@@ -21,7 +22,7 @@ class TrainingConfig:
     batch_seconds: float = 48.0
     """Sound in a micro-batch [seconds]."""
     accumulation: int = 1
-    """Micro-batches to one update."""
+    """Micro-batches to one update, of all processes together."""
     min_seconds: float = 1.0
     """Shorter utterances are left out of pre-training [seconds]."""
     max_seconds: float = 15.6
@@ -41,3 +42,19 @@ class TrainingConfig:
     """Most training time that a killed run loses [seconds]."""
     patience_nonfinite: int = 10
     """Non-finite steps in a row after which the run stops."""
+
+
+Parallel = Literal["ddp", "fsdp"]
+"""How several processes hold the network: a copy each, or a part of every parameter each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How the same training is carried out: any of it may change when a run goes on."""
+
+    parallel: Parallel = "ddp"
+    """How several processes hold the network."""
+    recompute: bool = False
+    """Compute the inner values of Transformer layers again in the backward pass, to save memory."""
+    compile: bool = False
+    """Compile Transformer layers with `torch.compile`; left out where that does not work."""

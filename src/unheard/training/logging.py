@@ -120,6 +120,28 @@ class RunLog:
             self._writer.close()
 
 
+class NoLog(RunLog):
+    """Writes nothing: the log of every process but the first."""
+
+    def resume_at(self, step: int) -> None:
+        """See `RunLog.resume_at`."""
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """See `RunLog.write`."""
+
+    def write_samples(self, step: int, samples: list[Sample]) -> None:
+        """See `RunLog.write_samples`."""
+
+    def show(self, step: int, values: Mapping[str, float], *, seconds_left: float) -> None:
+        """See `RunLog.show`."""
+
+    def say(self, message: str) -> None:
+        """See `RunLog.say`."""
+
+    def close(self) -> None:
+        """See `RunLog.close`."""
+
+
 _SHOWN = (
     ("loss", "loss", "{:.3f}"),
     ("accuracy", "acc", "{:.1%}"),

@@ -3,6 +3,9 @@
 A step is: micro-batches, each a summed loss and its backward pass; one division by the global
 count; clip; finite? ; update. What a step draws depends on the seed and the step alone, so a run
 that was stopped anywhere goes on as if it had not been.
+
+Several processes share an update's micro-batches. They are numbered through, process 0 has the
+first, and what one draws depends on its number: the same run on any number of processes.
 """
 
 import logging
@@ -11,14 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unheard.data.batching import Position
 from unheard.data.dataset import AudioBatch, LabelledBatch, Prefetch, Source
@@ -33,10 +36,12 @@ from unheard.training.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from unheard.training.config import TrainingConfig
-from unheard.training.logging import RunLog, Sample
+from unheard.training.config import Execution, TrainingConfig
+from unheard.training.distributed import ALONE, Ranks
+from unheard.training.logging import NoLog, RunLog, Sample
 from unheard.training.memory import keep_freed_memory
 from unheard.training.optim import finish_gradient, make_optimizer
+from unheard.training.parallel import hold, prepared_layers, skip_same_layers
 from unheard.training.precision import autocast, resolve_precision
 from unheard.training.schedule import rate_scale
 
@@ -105,8 +110,13 @@ def train(
     head: nn.Module | None = None,
     device: torch.device | None = None,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
+    execution: Execution | None = None,
 ) -> TrainingResult:
     """Train a model, or go on where an earlier call with the same folder stopped.
+
+    When several processes train together, all call this with the same arguments, see the same
+    folder, and end here together, whichever of them is told to stop.
 
     Args:
         model: what learns; it ends with the weights of the last step.
@@ -115,38 +125,43 @@ def train(
         config: settings; on resuming they should be those of the first call.
         folder: run folder: checkpoints/, best/, metrics.jsonl, samples.jsonl, tensorboard/.
         name: of the stage, for the live line.
-        validate: called now and then with the model in evaluation mode.
+        validate: called now and then with the model in evaluation mode, in every process.
         head: the part that learns alone during `config.head_only`.
         device: where to train; by default where the model is.
         quiet: print nothing.
+        ranks: this process among those that train together. The first alone writes.
+        execution: how the work is done; it may be another one on resuming.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint was saved. A second signal stops at
             once.
         TrainingDivergedError: after `config.patience_nonfinite` non-finite steps in a row, or
             when no validation was finite.
-        ConfigError: if another process trains in this folder.
+        ConfigError: if another process trains in this folder, or the micro-batches of an update
+            cannot be shared evenly.
+        RankError: when another of the processes failed.
     """
     keep_freed_memory()
-    folder.mkdir(parents=True, exist_ok=True)
     device = device or next(model.parameters()).device
     model.to(device)
-    with locked(folder / "lock"):
+    execution = execution or Execution()
+    with _locked_by_first(folder, ranks), ExitStack() as prepared:
         run = _Run(
             model=model,
             objective=objective,
             source=source,
             config=config,
             folder=folder,
-            log=RunLog(folder, name, quiet),
+            log=RunLog(folder, name, quiet) if ranks.first else NoLog(folder, name),
             validate=validate,
             head=head,
             device=device,
+            ranks=ranks,
+            execution=execution,
         )
-        try:
-            return run.run()
-        finally:
-            run.log.close()
+        prepared.enter_context(prepared_layers(run.held.learner, execution))
+        prepared.callback(run.log.close)
+        return run.run()
 
 
 class _Run(Generic[Model, Batch]):
@@ -164,6 +179,8 @@ class _Run(Generic[Model, Batch]):
         validate: Callable[[], Validation],
         head: nn.Module | None,
         device: torch.device,
+        ranks: Ranks,
+        execution: Execution,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -172,19 +189,24 @@ class _Run(Generic[Model, Batch]):
         self.folder = folder
         self.log = log
         self.validate = validate
-        self.head = head
         self.device = device
+        self.ranks = ranks
+        self.micro_batches = _share(config.accumulation, ranks)
         self.dtype = resolve_precision(config.precision, device)
-        self.optimizer = make_optimizer(model, config)
+        self.trunk = _learning_outside(head, model)
+        self.held = hold(model, execution, ranks)
+        self.optimizer = make_optimizer(self.held.stored, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", ranks=ranks)
         self.state = TrainingState()
+        self.head_alone = False
+        self.started = time.monotonic()
         self.nonfinite_total = 0
         self.nonfinite_in_row = 0
 
     def run(self) -> TrainingResult:
         """Resume, then step until the budget is spent."""
-        restored = self.checkpoints.load_newest(model=self.model, optimizer=self.optimizer)
+        restored = self.checkpoints.load_newest(model=self.held.stored, optimizer=self.optimizer)
         if restored is not None:
             self.state = self._with_best(restored)
             self.log.say(f"going on from step {restored.step}")
@@ -192,9 +214,12 @@ class _Run(Generic[Model, Batch]):
         if self.state.progress < 1:
             with _stop_signals() as stop_requested:
                 self._steps(stop_requested)
+            self.held.collect()
         elif self.state.best_metric is None:
             self._validate()
             self._save()
+        else:
+            self.held.collect()
         if self.state.best_metric is None:
             raise TrainingDivergedError(
                 f"No validation in {self.folder} gave a finite figure, so there is no best step. "
@@ -210,32 +235,41 @@ class _Run(Generic[Model, Batch]):
 
         Those may be later than the checkpoint, when the run was killed between the two, or gone.
         """
+        metric, step = self.ranks.ask_first(lambda: self._look_for_best(restored))
+        return replace(restored, best_metric=metric, best_step=step)
+
+    def _look_for_best(self, restored: TrainingState) -> tuple[float | None, int]:
+        """Find the best validation figure that belongs to weights on the disk, and its step."""
         best = self.folder / "best"
+        known = (restored.best_metric, restored.best_step)
         restore_replaced(best)
         try:
             found = verify_checkpoint(best)
         except CheckpointError as error:
             if restored.best_metric is not None:
                 log.warning("%s The best step is looked for anew from here.", error)
-            return replace(restored, best_metric=None, best_step=0)
+            return None, 0
         if found.step <= restored.step or found.best_metric is None:
-            return restored
+            return known
         if restored.best_metric is not None and restored.best_metric < found.best_metric:
-            return restored
-        return replace(restored, best_metric=found.best_metric, best_step=found.step)
+            return known
+        return found.best_metric, found.step
 
     def _steps(self, stop_requested: threading.Event) -> None:
         position = self.source.plan.within(Position(epoch=self.state.epoch, batch=self.state.batch))
-        batches: Prefetch[Batch] = Prefetch(self.source, position)
+        batches: Prefetch[Batch] = Prefetch(
+            self.source, position, rank=self.ranks.rank, world=self.ranks.world
+        )
         window = _Window()
-        started = time.monotonic() - self.state.elapsed_seconds
+        self.started = time.monotonic() - self.state.elapsed_seconds
         last_checkpoint = last_validation = self.state.elapsed_seconds
+        stop = False
         try:
             stream = iter(batches)
-            while self.state.progress < 1:
+            while self.state.progress < 1 and not stop:
                 began = time.monotonic()
-                figures = self._step(stream)
-                elapsed = time.monotonic() - started
+                figures = self._step(stream, stop_requested)
+                elapsed = self._elapsed() if self.ranks.alone else figures.elapsed_seconds
                 figures.seconds = time.monotonic() - began
                 window.add(figures)
                 self._advance(elapsed)
@@ -245,51 +279,70 @@ class _Run(Generic[Model, Batch]):
                 over = self.state.progress >= 1
                 if over or self._validation_due(elapsed - last_validation):
                     self._validate()
-                    last_validation = time.monotonic() - started
-                stop = stop_requested.is_set()
+                    last_validation = self.ranks.of_first(self._elapsed())
+                stop = stop_requested.is_set() if self.ranks.alone else figures.stop
                 due = elapsed - last_checkpoint >= self.config.checkpoint_every_seconds
                 if over or stop or due:
                     self._save()
-                    last_checkpoint = time.monotonic() - started
-                if stop:
-                    break
+                    last_checkpoint = self.ranks.of_first(self._elapsed())
         finally:
             batches.close()
-        if stop_requested.is_set():
+            skip_same_layers(self.held.learner, None)
+        if self.ranks.any(stop or stop_requested.is_set()):
             raise Interrupted(
                 f"Stopped at step {self.state.step}; everything is saved. "
                 "Repeat the command to go on."
             )
 
-    def _step(self, stream: Iterator[tuple[Position, Batch]]) -> "_StepFigures":
-        """Do one update; returns sums for the log."""
+    def _elapsed(self) -> float:
+        """Time spent in training by this process's clock, over all sittings [seconds]."""
+        return time.monotonic() - self.started
+
+    def _step(
+        self, stream: Iterator[tuple[Position, Batch]], stop_requested: threading.Event
+    ) -> "_StepFigures":
+        """Do one update; returns sums over all processes for the log."""
         step = self.state.step
-        self._set_trainable()
-        self.model.train()
+        self._let_learn()
+        self.held.learner.train()
+        if self.config.accumulation > 1:
+            layers = derived_generator(self.config.seed, "layers", step)
+            skip_same_layers(self.held.learner, layers)
         rate = self.config.learning_rate * rate_scale(self.config.schedule, self.state.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        figures = _StepFigures(learning_rate=rate)
+        sums = _Sums(self.device)
         ids: list[str] = []
-        position = None
-        for micro in range(self.config.accumulation):
+        position = Position()
+        for turn in range(self.micro_batches):
             position, batch = next(stream)
             ids.extend(batch.ids)
-            figures.audio_seconds += batch.audio_seconds
+            micro = turn * self.ranks.world + self.ranks.rank
             # Dropout draws from the global generator, everything else from its own.
             torch.manual_seed(derive_seed(self.config.seed, "dropout", step, micro))
             generator = derived_generator(self.config.seed, "step", step, micro, device=self.device)
-            with autocast(self.dtype, self.device):
-                terms = self.objective(
-                    self.model,
-                    batch.to(self.device),
-                    progress=self.state.progress,
-                    generator=generator,
-                )
-            terms.total.backward()
-            figures.add(terms)
+            with self.held.micro_batch(last=turn + 1 == self.micro_batches):
+                with autocast(self.dtype, self.device):
+                    terms = self.objective(
+                        self.held.learner,  # pyright: ignore[reportArgumentType] - or a wrapper
+                        batch.to(self.device),
+                        progress=self.state.progress,
+                        generator=generator,
+                    )
+                terms.total.backward()
+            sums.add(terms, audio_seconds=batch.audio_seconds)
+        figures = sums.meet(
+            self.ranks,
+            norm_share=self.held.norm_share(self.parameters),
+            stop=stop_requested.is_set(),
+            elapsed_seconds=self._elapsed(),
+        )
+        figures.learning_rate = rate
         figures.grad_norm = finish_gradient(
-            self.parameters, count=max(figures.count, 1.0), clip_norm=self.config.clip_norm
+            self.parameters,
+            count=max(figures.count, 1.0),
+            clip_norm=self.config.clip_norm,
+            norm=self.held.norm(figures.grad_norm),
         )
         if math.isfinite(figures.grad_norm) and math.isfinite(figures.total):
             self.optimizer.step()
@@ -298,8 +351,6 @@ class _Run(Generic[Model, Batch]):
             figures.skipped = True
             self._record_nonfinite(figures, ids)
         self.optimizer.zero_grad(set_to_none=True)
-        if position is None:
-            raise ConfigError(f"accumulation must be at least 1, got {self.config.accumulation}.")
         self.state = replace(
             self.state,
             step=step + 1,
@@ -318,24 +369,24 @@ class _Run(Generic[Model, Batch]):
             ),
         )
 
-    def _set_trainable(self) -> None:
+    def _let_learn(self) -> None:
         """Let only the head learn during the first share of the run."""
-        if self.head is None or self.config.head_only == 0:
-            return
-        alone = self.state.progress < self.config.head_only
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(not alone)
-        for parameter in self.head.parameters():
-            parameter.requires_grad_(True)
+        alone = bool(self.trunk) and self.state.progress < self.config.head_only
+        if alone != self.head_alone:
+            self.held.let_learn(self.trunk, learn=not alone)
+            self.head_alone = alone
 
     def _record_nonfinite(self, figures: "_StepFigures", ids: list[str]) -> None:
         """Name the batch whose loss or gradient is not finite; stop after too many in a row."""
         self.nonfinite_total += 1
         self.nonfinite_in_row += 1
         step = self.state.step + 1
-        append_jsonl(
-            self.folder / "bad_batches.jsonl", {"step": step, "ids": ids, "reason": "nonfinite"}
-        )
+        shares = self.ranks.tell_all(ids)
+        row = {"step": step, "ids": [name for share in shares for name in share]}
+        if not self.ranks.alone:
+            row["ids_by_rank"] = shares
+        if self.ranks.first:
+            append_jsonl(self.folder / "bad_batches.jsonl", {**row, "reason": "nonfinite"})
         self.log.say(
             f"step {step}: loss or gradient is not finite; the weights were left as "
             f"they are, the batch is in {self.folder / 'bad_batches.jsonl'}"
@@ -370,7 +421,11 @@ class _Run(Generic[Model, Batch]):
         return seconds_since >= self.config.validate_every_seconds
 
     def _validate(self) -> None:
-        """Validate, log, keep the weights when they are the best so far."""
+        """Validate, log, keep the weights when they are the best so far.
+
+        All processes measure the same, in the time that one would take, and the first decides.
+        """
+        self.held.collect()
         self.model.eval()
         with torch.inference_mode():
             found = self.validate()
@@ -380,41 +435,138 @@ class _Run(Generic[Model, Batch]):
         shown = "  ".join(f"{name} {value:.3f}" for name, value in found.values.items())
         self.log.say(f"step {self.state.step} valid  {shown}")
         best = self.state.best_metric
-        if math.isfinite(found.metric) and (best is None or found.metric <= best):
-            self.state = replace(self.state, best_metric=found.metric, best_step=self.state.step)
-            save_checkpoint(
-                self.folder / "best",
-                model=self.model,
-                optimizer=None,
-                state=replace(self.state, extra={"validation": found.values}),
+        metric = self.ranks.of_first(found.metric)
+        if math.isfinite(metric) and (best is None or metric <= best):
+            self.state = replace(self.state, best_metric=metric, best_step=self.state.step)
+            state = replace(self.state, extra={"validation": found.values})
+            self.ranks.ask_first(
+                lambda: save_checkpoint(
+                    self.folder / "best", model=self.model, optimizer=None, state=state
+                )
             )
 
     def _save(self) -> None:
-        self.checkpoints.save(model=self.model, optimizer=self.optimizer, state=self.state)
+        self.checkpoints.save(
+            model=self.held.stored,
+            optimizer=self.optimizer,
+            state=self.state,
+            sharded=self.held.sharded,
+        )
+
+
+def _share(accumulation: int, ranks: Ranks) -> int:
+    """How many of an update's micro-batches are this process's."""
+    if accumulation < 1:
+        raise ConfigError(f"accumulation must be at least 1, got {accumulation}.")
+    if accumulation % ranks.world:
+        fitting = -(-accumulation // ranks.world) * ranks.world
+        raise ConfigError(
+            f"An update has {accumulation} micro-batches, which {ranks.world} processes cannot "
+            f"share evenly: expected a multiple of {ranks.world}. Start so many processes that it "
+            f"works out, or set accumulation, to {fitting} for instance; that changes what an "
+            "update is, so the learning rate may have to follow."
+        )
+    return accumulation // ranks.world
+
+
+def _learning_outside(head: nn.Module | None, model: nn.Module) -> list[str]:
+    """Name what learns besides the head; nothing where there is no head to learn alone."""
+    if head is None:
+        return []
+    within = {id(parameter) for parameter in head.parameters()}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in within
+    ]
+
+
+@contextmanager
+def _locked_by_first(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the run folder's lock, for all processes that train together."""
+    with ExitStack() as held:
+
+        def lock() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / "lock"))
+
+        ranks.ask_first(lock)
+        yield
 
 
 @dataclass
 class _StepFigures:
     """Sums of one update."""
 
-    learning_rate: float
-    total: float = 0.0
-    count: float = 0.0
-    audio_seconds: float = 0.0
+    total: float
+    count: float
+    audio_seconds: float
+    grad_norm: float
+    stop: bool
+    elapsed_seconds: float
+    parts: dict[str, float]
+    means: dict[str, float]
+    learning_rate: float = 0.0
     seconds: float = 0.0
-    grad_norm: float = 0.0
     skipped: bool = False
-    parts: dict[str, float] = field(default_factory=dict)
-    means: dict[str, float] = field(default_factory=dict)
 
-    def add(self, terms: LossTerms) -> None:
+
+class _Sums:
+    """What an update adds up, on the device until all of it is fetched at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Apple's graphics processors have no float64.
+        self._place = torch.device("cpu") if device.type == "mps" else device
+        self._values: Tensor | None = None
+        self._parts: tuple[str, ...] = ()
+        self._means: tuple[str, ...] = ()
+        self._batches = 0
+        self._audio_seconds = 0.0
+
+    def add(self, terms: LossTerms, *, audio_seconds: float) -> None:
         """Add a micro-batch."""
-        self.total += float(terms.total.detach())
-        self.count += float(terms.count)
-        for name, value in terms.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + float(value)
-        for name, value in terms.means.items():
-            self.means[name] = float(value)
+        self._parts, self._means = tuple(terms.parts), tuple(terms.means)
+        found = (terms.total, terms.count, *terms.parts.values(), *terms.means.values())
+        values = torch.stack([self._wide(value) for value in found])
+        self._values = values if self._values is None else self._values + values
+        self._batches += 1
+        self._audio_seconds += audio_seconds
+
+    def meet(
+        self, ranks: Ranks, *, norm_share: Tensor, stop: bool, elapsed_seconds: float
+    ) -> _StepFigures:
+        """Add up over processes and fetch: the one place where a step waits for its device.
+
+        Args:
+            ranks: who trains together.
+            norm_share: () this process's part of the gradient's norm.
+            stop: whether this process was asked to stop.
+            elapsed_seconds: by this process's clock; that of the first counts.
+        """
+        if self._values is None:
+            raise ConfigError("An update needs at least one micro-batch.")
+        first = float(ranks.first)
+        own = [self._audio_seconds, float(stop), elapsed_seconds * first, self._batches]
+        extra = torch.tensor(own, dtype=torch.float64, device=self._place)
+        everything = torch.cat([self._values, self._wide(norm_share)[None], extra])
+        values = ranks.sum(everything).tolist()
+        total, count, *rest = values
+        *named, norm, audio_seconds, stops, elapsed, batches = rest
+        parts = dict(zip(self._parts, named[: len(self._parts)], strict=True))
+        means = dict(zip(self._means, named[len(self._parts) :], strict=True))
+        return _StepFigures(
+            total=total,
+            count=count,
+            audio_seconds=audio_seconds,
+            grad_norm=norm,
+            stop=stops > 0,
+            elapsed_seconds=elapsed,
+            parts=parts,
+            means={name: value / batches for name, value in means.items()},
+        )
+
+    def _wide(self, value: Tensor) -> Tensor:
+        return value.detach().to(self._place).to(torch.float64)
 
 
 class _Window:

@@ -32,20 +32,26 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     )
 
 
-def finish_gradient(parameters: list[nn.Parameter], *, count: float, clip_norm: float) -> float:
+def finish_gradient(
+    parameters: list[nn.Parameter], *, count: float, clip_norm: float, norm: float | None = None
+) -> float:
     """Divide summed gradients by the count, clip their norm, in one pass over memory.
 
     Args:
         parameters: with summed gradients.
         count: what the loss was summed over, all micro-batches together.
         clip_norm: largest norm after the division.
+        norm: of the summed gradients, where it is known; processes that share the gradients find
+            it together.
 
     Returns:
         The norm after the division and before clipping; not finite when a gradient is not, and
         the gradients are then left as they are.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = float(nn.utils.get_total_norm(gradients)) / count
+    if norm is None:
+        norm = float(nn.utils.get_total_norm(gradients))
+    norm = norm / count
     if math.isfinite(norm):
         factor = 1 / count if norm <= clip_norm else clip_norm / (norm * count)
         for gradient in gradients:
