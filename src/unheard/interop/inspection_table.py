@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +22,7 @@ from unheard.interop.inspection import Inspection, MappedTensor
 from unheard.models.config import EncoderConfig
 
 _WIDEST = 110
-"""Columns that text is set in at most; a map of tensors takes what it needs."""
+"""Columns that text is set in where there is no terminal."""
 
 _SHOWN_LANGUAGES = 40
 
@@ -44,12 +44,10 @@ def lay_out(inspection: Inspection) -> str:
     """Return the page that `unheard inspect` prints."""
     on_terminal = sys.stdout.isatty()
     columns = shutil.get_terminal_size((_WIDEST, 24)).columns if on_terminal else _WIDEST
-    parts: list[Any] = [_facts(inspection)]
+    text = _render(_facts(inspection), columns=columns, colour=on_terminal)
     if inspection.tensors is not None:
-        parts += [Text(), _map(inspection.tensors)]
-        if not on_terminal:
-            columns = 10_000  # for grep: one tensor a line, whatever its name
-    text = _render(Group(*parts), columns=columns, colour=on_terminal)
+        # One tensor a line, whatever its name: for grep, and to be copied from a terminal.
+        text += "\n" + _render(_map(inspection.tensors), columns=10_000, colour=on_terminal)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 

@@ -118,7 +118,7 @@ def convert(
         to: "native" is this package's own format, "huggingface" that of transformers, "fairseq"
             that of the original implementation.
         adapter: for models with an adapter for each language, the language to open it for.
-        dtype: type of the weights; None keeps the source's.
+        dtype: type of the weights; that of the source unless named.
 
     Returns:
         What was written, and what the target does not say.
