@@ -60,6 +60,7 @@ def call(name: str, args: tuple[Any, ...], *, file: Path, budget: Budget) -> Any
         FormatError: if it is one that may be named and not called.
         CheckpointError: if its arguments make no sense.
     """
+    budget.spend(96)
     if name in INERT:
         return Inert(name, args)
     if name in REFUSED_TENSORS:
@@ -136,7 +137,7 @@ def _tensor(args: tuple[Any, ...], context: _Context, kind: str | None, metadata
         return Refused("a tensor of complex numbers", "Save its real and imaginary parts.")
     if kind.startswith("Q"):
         return Refused("a quantized tensor", "Save its dequantize().")
-    context.spend(16 * len(shape))
+    context.spend(32 + 16 * len(shape))
     return TensorHandle(
         name="", shape=shape, kind=kind, storage=storage, offset=offset, strides=strides
     )

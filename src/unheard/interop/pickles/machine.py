@@ -130,7 +130,7 @@ class Machine:
         return items
 
     def _remember(self, index: int) -> None:
-        self._budget.spend(128)
+        self._budget.spend(96)
         self._memo[index] = self._top()
 
     def _recall(self, index: int) -> None:
@@ -235,7 +235,7 @@ class Machine:
         target.extend(values)
 
     def _new_dict(self) -> None:
-        self._budget.spend(232)
+        self._budget.spend(64)
         self._push({})
 
     def _set_item(self) -> None:
@@ -249,7 +249,7 @@ class Machine:
         target = self._top()
         if type(target) is not dict or len(flat) % 2:
             self._fail("the pickle puts keys into what is not a dict")
-        self._budget.spend(64 * len(flat))
+        self._budget.spend(56 * len(flat) + (0 if target else 168))
         for key in flat[::2]:
             self._check_key(key)
         target.update(zip(flat[::2], flat[1::2], strict=True))
@@ -308,7 +308,7 @@ class Machine:
         self._name(module, name)
 
     def _name(self, module: str, name: str) -> None:
-        self._budget.spend(256)
+        self._budget.spend(LONGEST_NAME)
         self._push(classes.named(f"{module}.{name}", file=self._file))
 
     def _reduce(self) -> None:
@@ -328,14 +328,14 @@ class Machine:
     def _call(self, target: object, args: object) -> Any:
         if not isinstance(target, Named) or type(args) is not tuple:
             self._fail("the pickle calls what is not a function")
-        self._budget.spend(320)
         if target.name in tables.SETS:
+            self._budget.spend(216)
             made: set[Any] = set()
             self._add_to_set(made, classes.items_of(args, file=self._file))
             return made
         if target.name in tables.DICTS:
             pairs = classes.pairs_of(target.name, args, file=self._file)
-            self._push({})
+            self._new_dict()
             self._update(pairs)
             return self._pop()
         return classes.call(target.name, args, file=self._file, budget=self._budget)
@@ -349,7 +349,7 @@ class Machine:
         # Attributes of a dict, such as the "_metadata" of a state dict, say nothing of weights.
 
     def _persistent_id(self) -> None:
-        self._budget.spend(192)
+        self._budget.spend(96)
         self._push(self._persistent(self._pop()))
 
 
