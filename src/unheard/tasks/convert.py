@@ -46,6 +46,9 @@ TargetFormat = Literal["native", "huggingface", "fairseq"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 """Types of weights that `convert` writes."""
 
+_BAR_BYTES = 50_000_000
+"""From this size on, a terminal shows how far it is [bytes]."""
+
 _LARGE_BYTES = 500_000_000
 """From this size on, stages are told where there is no terminal [bytes]."""
 
@@ -391,7 +394,7 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _stage(name: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show how far a stage is; gives a function to be called with each number of bytes done."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and size_bytes >= _BAR_BYTES:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,5 +1,6 @@
 """What `convert` writes, checks, says and refuses."""
 
+import io
 import json
 import os
 import signal
@@ -440,3 +441,25 @@ def test_reading_happens_once_through_every_weight(
     total = sum(verb.tensor_bytes(tensor) for tensor in size.values())
     found = {name: sum(counts) for name, counts in done.items()}
     assert found == {"reading": total, "writing": 0, "checking": total}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_how_far_large_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, shown in ((10**6, False), (10**9, True)):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        with verb._stage("reading", size) as advance:
+            advance(size // 2)
+        assert ("reading" in stream.getvalue()) == shown
+
+
+def test_logs_name_the_stages_of_large_models(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        for size in (10**6, 10**9):
+            with verb._stage("writing", size) as advance:
+                advance(size)
+    assert caplog.messages == ["writing 1.00 GB"]
