@@ -23,7 +23,7 @@ from unheard.data.dataset import AudioBatch
 from unheard.models.config import WAV2VEC2_CONV_LAYERS, ConvLayer, PretrainingConfig
 from unheard.models.pretraining import PretrainingModel
 from unheard.objectives.contrastive import contrastive_objective
-from unheard.recipes import get_recipe
+from unheard.recipes.catalogue import get_recipe
 from unheard.tensors import derived_generator
 from unheard.training.memory import keep_freed_memory
 from unheard.training.optim import finish_gradient, make_optimizer

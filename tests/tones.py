@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tests import recordings, small_corpora
 
-from unheard import cli, recipes
+from unheard import cli
 from unheard.models.config import (
     ConvLayer,
     EncoderConfig,
@@ -21,7 +21,8 @@ from unheard.models.config import (
     PretrainingConfig,
     QuantizerConfig,
 )
-from unheard.recipes import FinetuneSettings, Recipe
+from unheard.recipes import catalogue as recipes
+from unheard.recipes.catalogue import FinetuneSettings, Recipe
 from unheard.training.config import TrainingConfig
 from unheard.training.schedule import Budget, ScheduleConfig
 

@@ -16,7 +16,7 @@ import torch
 from tests import recordings, small_corpora, tones
 
 import unheard
-from unheard import recipes
+from unheard.recipes import catalogue as recipes
 from unheard.errors import ConfigError
 from unheard.files import read_json, read_jsonl
 from unheard.models.config import MaskedUnitConfig

@@ -70,6 +70,10 @@ class EpochPlan(Sequence[NDArray[np.int64]]):
         batch = self._shuffled[number]
         return self._order[self._cuts[batch] : self._cuts[batch + 1]]
 
+    def of(self, numbers: NDArray[np.int64]) -> "EpochPlan":
+        """Return the same batches of other utterances: `numbers[i]` where this plan has i."""
+        return EpochPlan(numbers[self._order], self._cuts, self._shuffled)
+
 
 def plan_epoch(
     num_samples: NDArray[np.int64],
@@ -204,12 +208,15 @@ class BatchPlan:
             if epoch not in self._plans:
                 while len(self._plans) >= self._EPOCHS_KEPT:
                     self._plans.popitem(last=False)
-                self._plans[epoch] = plan_epoch(
-                    self._num_samples,
-                    batch_samples=self._batch_samples,
-                    fit=self._fit,
-                    max_samples=self._max_samples,
-                    seed=self._seed,
-                    epoch=epoch,
-                )
+                self._plans[epoch] = self._make(epoch)
             return self._plans[epoch]
+
+    def _make(self, epoch: int) -> EpochPlan:
+        return plan_epoch(
+            self._num_samples,
+            batch_samples=self._batch_samples,
+            fit=self._fit,
+            max_samples=self._max_samples,
+            seed=self._seed,
+            epoch=epoch,
+        )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.data.batching import BatchPlan, Position
+from unheard.data.sampling import SampledPlan, Sampling, SamplingConfig, weigh
 from unheard.data.store import Cut, SampleStore
 from unheard.data.units import FrameRule, UnitStore
 from unheard.errors import ConfigError
@@ -28,11 +29,13 @@ class AudioBatch:
     Attributes:
         samples: (batch, samples) float32.
         ids: which utterances, in order.
+        audio: the recording, or the shard, that each lies in; () where that is not known.
         units: (batch, frames) int64, the unit of each frame; None where none are needed.
     """
 
     samples: Tensor
     ids: tuple[str, ...]
+    audio: tuple[str, ...] = ()
     units: Tensor | None = None
 
     @property
@@ -44,7 +47,7 @@ class AudioBatch:
         """Copy to a device."""
         units = None if self.units is None else self.units.to(device, non_blocking=True)
         samples = self.samples.to(device, non_blocking=True)
-        return AudioBatch(samples=samples, ids=self.ids, units=units)
+        return AudioBatch(samples=samples, ids=self.ids, audio=self.audio, units=units)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class LabelledBatch:
         targets: (batch, tokens) int64, padded with zeros.
         target_lengths: (batch,) int64.
         ids: which utterances, in order.
+        audio: the recording, or the shard, that each lies in; () where that is not known.
     """
 
     samples: Tensor
@@ -64,6 +68,7 @@ class LabelledBatch:
     targets: Tensor
     target_lengths: Tensor
     ids: tuple[str, ...]
+    audio: tuple[str, ...] = ()
 
     @property
     def audio_seconds(self) -> float:
@@ -78,6 +83,7 @@ class LabelledBatch:
             targets=self.targets.to(device, non_blocking=True),
             target_lengths=self.target_lengths.to(device, non_blocking=True),
             ids=self.ids,
+            audio=self.audio,
         )
 
 
@@ -100,6 +106,10 @@ class UnlabelledSource:
 
     Every utterance of a batch is cropped, at a random place, to the batch's shortest. With units,
     the place is that of a frame.
+
+    Attributes:
+        plan: which utterances are in which batch.
+        sampling: how often each language is heard; None for as often as there is sound of it.
     """
 
     def __init__(
@@ -114,6 +124,7 @@ class UnlabelledSource:
         only: NDArray[np.int64] | None = None,
         units: UnitStore | None = None,
         encoder: FrameRule | None = None,
+        sampling: SamplingConfig | None = None,
     ) -> None:
         self._store = store
         self._units = units
@@ -124,9 +135,30 @@ class UnlabelledSource:
         numbers = np.arange(len(store)) if only is None else only
         long_enough = store.num_samples[numbers] >= int(min_seconds * SAMPLE_RATE)
         self._usable = numbers[long_enough]
-        self.plan = BatchPlan(
-            store.num_samples[self._usable],
-            batch_samples=int(batch_seconds * SAMPLE_RATE),
+        lengths = store.num_samples[self._usable]
+        batch_samples = int(batch_seconds * SAMPLE_RATE)
+        self.sampling: Sampling | None = None
+        if sampling is None:
+            self.plan = BatchPlan(
+                lengths,
+                batch_samples=batch_samples,
+                fit="crop",
+                max_samples=self._max_samples,
+                seed=seed,
+            )
+            return
+        languages, corpora = store.names("language"), store.names("corpus")
+        self.sampling = weigh(
+            sampling,
+            num_samples=np.minimum(lengths, self._max_samples),
+            languages=[languages[number] for number in self._usable],
+            corpora=[corpora[number] for number in self._usable],
+            sample_rate=SAMPLE_RATE,
+        )
+        self.plan = SampledPlan(
+            lengths,
+            self.sampling,
+            batch_samples=batch_samples,
             fit="crop",
             max_samples=self._max_samples,
             seed=seed,
@@ -151,7 +183,9 @@ class UnlabelledSource:
         """Crop and stack the utterances of the batch at a position."""
         numbers = self._usable[self.plan.batch(position)]
         shortest = int(min(self._store.num_samples[numbers].min(), self._max_samples))
-        starts = [self._start(int(number), shortest, position.epoch) for number in numbers]
+        starts = [
+            self._start(int(number), shortest, position, row) for row, number in enumerate(numbers)
+        ]
         return crop_batch(
             self._store,
             numbers,
@@ -162,10 +196,13 @@ class UnlabelledSource:
             encoder=self._encoder,
         )
 
-    def _start(self, number: int, shortest: int, epoch: int) -> int:
+    def _start(self, number: int, shortest: int, position: Position, row: int) -> int:
         """Draw where the crop of an utterance starts [samples]."""
         spare = int(self._store.num_samples[number]) - shortest
-        draw = derive_seed(self._seed, "crop", epoch, number)
+        if self.sampling is None:
+            draw = derive_seed(self._seed, "crop", position.epoch, number)
+        else:  # an epoch may hold an utterance several times, which shall not be cropped alike
+            draw = derive_seed(self._seed, "crop", position.epoch, position.batch, row)
         if self._units is None or self._encoder is None:
             return draw % (spare + 1)
         stride = self._encoder.stride_samples
@@ -205,6 +242,7 @@ def crop_batch(
     return AudioBatch(
         samples=torch.from_numpy(np.stack(rows)),
         ids=tuple(store.ids[int(number)] for number in numbers),
+        audio=tuple(store.audio(int(number)) for number in numbers),
         units=labels,
     )
 
@@ -270,6 +308,7 @@ def labelled_batch(
         targets=padded,
         target_lengths=target_lengths,
         ids=tuple(store.ids[int(number)] for number in numbers),
+        audio=tuple(store.audio(int(number)) for number in numbers),
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,8 +41,18 @@ class PcmStore:
 
     loads_at_once = 1
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, recordings: Mapping[str, str] | None = None) -> None:
+        """Open a store that `open_store` has made.
+
+        Args:
+            folder: of the store.
+            recordings: path of each utterance's recording by id, which the store does not keep.
+
+        Raises:
+            FormatError: if the store was damaged.
+        """
         index = read_json(folder / "index.json")
+        self._recordings = recordings or {}
         self.folder = folder
         self.ids: list[str] = index["ids"]
         self.num_samples = np.asarray(index["num_samples"], dtype=np.int64)
@@ -51,6 +61,7 @@ class PcmStore:
         self._starts = np.cumsum(self.num_samples) - self.num_samples
         self._means = np.asarray(index["means"], dtype=np.float64)
         self._variances = np.asarray(index["variances"], dtype=np.float64)
+        self._names = _read_names(folder, self.ids)
         path = folder / "samples.i16"
         expected = int(self.num_samples.sum()) * 2
         found = path.stat().st_size
@@ -76,7 +87,19 @@ class PcmStore:
         chosen._starts = self._starts[index]
         chosen._means = self._means[index]
         chosen._variances = self._variances[index]
+        chosen._names = {
+            column: [names[number] for number in numbers] for column, names in self._names.items()
+        }
         return chosen
+
+    def names(self, column: str) -> list[str]:
+        """Language or corpus of every utterance, "" where not known."""
+        return self._names[column]
+
+    def audio(self, index: int) -> str:
+        """Say which recording an utterance was decoded from; its id if that is not known."""
+        name = self.ids[index]
+        return self._recordings.get(name, name)
 
     @property
     def seconds(self) -> float:
@@ -150,7 +173,30 @@ def open_store(
                 left_by_killed.unlink()
             workers = workers or os.cpu_count() or 1
             _decode_all(utterances, folder, root, fingerprint, workers, progress)
-        return PcmStore(folder)
+        _keep_names(utterances, folder)
+        paths = {utterance.id: str(root / utterance.audio) for utterance in utterances}
+        return PcmStore(folder, recordings=paths)
+
+
+def _keep_names(utterances: Sequence[Utterance], folder: Path) -> None:
+    """Write down languages and corpora, which may change without the sound."""
+    names = {
+        "language": {one.id: one.language for one in utterances if one.language},
+        "corpus": {one.id: str(one.extra["corpus"]) for one in utterances if "corpus" in one.extra},
+    }
+    path = folder / "names.json"
+    if not path.exists() or read_json(path) != names:
+        write_json_atomic(path, names)
+
+
+def _read_names(folder: Path, ids: Sequence[str]) -> dict[str, list[str]]:
+    """Read languages and corpora in the order of the store."""
+    path = folder / "names.json"
+    known = read_json(path) if path.exists() else {}
+    return {
+        column: [known.get(column, {}).get(name, "") for name in ids]
+        for column in ("language", "corpus")
+    }
 
 
 def _fingerprint(utterances: Sequence[Utterance], root: Path) -> str:

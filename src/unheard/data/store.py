@@ -73,6 +73,14 @@ class SampleStore(Protocol):
         """Count the utterances."""
         ...
 
+    def names(self, column: str) -> Sequence[str]:
+        """Language or corpus of every utterance, "" where not known."""
+        ...
+
+    def audio(self, index: int) -> str:
+        """Say which recording, or shard, an utterance lies in."""
+        ...
+
     def samples(
         self, index: int, *, start: int = 0, count: int | None = None
     ) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from unheard.interop.native import save_model
 from unheard.models.config import CtcConfig, EncoderConfig
 from unheard.models.ctc import CtcModel
 from unheard.objectives.ctc import ctc_objective
-from unheard.recipes import FinetuneSettings, Recipe, get_recipe
+from unheard.recipes.catalogue import FinetuneSettings, Recipe, get_recipe
 from unheard.tasks.runs import (
     budget_of,
     choose_device,

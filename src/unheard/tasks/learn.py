@@ -23,7 +23,7 @@ from unheard.files import locked, read_json, write_json_atomic
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
 from unheard.models.config import EncoderConfig
-from unheard.recipes import Objective, Recipe, get_recipe
+from unheard.recipes.catalogue import Objective, Recipe, get_recipe
 from unheard.report.html import write_report
 from unheard.tasks.evaluate import Evaluation, evaluate
 from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for

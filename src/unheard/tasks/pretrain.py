@@ -36,7 +36,7 @@ from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 from unheard.objectives.contrastive import contrastive_objective
 from unheard.objectives.masked_units import masked_unit_objective
-from unheard.recipes import Objective, Recipe, get_recipe
+from unheard.recipes.catalogue import Objective, Recipe, get_recipe
 from unheard.tasks.runs import (
     budget_of,
     choose_device,

@@ -20,7 +20,7 @@ from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
 from unheard.models.encoder import Encoder
 from unheard.models.filterbank import start_as_filterbank
 from unheard.models.transformer import BERT_SPREAD
-from unheard.recipes import Recipe
+from unheard.recipes.catalogue import Recipe
 from unheard.tasks.scan import count_failed, scan
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.schedule import Budget

@@ -16,7 +16,7 @@ from unheard.data.manifest import Utterance
 from unheard.data.pcm import PcmStore, open_store
 from unheard.data.units import CepstralFeatures, open_units
 from unheard.errors import ConfigError
-from unheard.recipes import nano
+from unheard.recipes.catalogue import nano
 
 ENCODER = nano().network.encoder
 

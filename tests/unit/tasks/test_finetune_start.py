@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests import tones
 
-from unheard import recipes
+from unheard.recipes import catalogue as recipes
 from unheard.audio.signal import InputSpec
 from unheard.interop.bundle import NETWORKS, ModelBundle, NetworkConfig
 from unheard.interop.load import load_model, save_model
