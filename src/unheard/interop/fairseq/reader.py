@@ -272,7 +272,7 @@ def _places(
     ctc = isinstance(config, CtcConfig)
     conv_norm = config.encoder.conv_norm
     places: dict[str, Place] = {}
-    for name in storage.build(config, source=file).state_dict():
+    for name in storage.shapes_of(config, source=file):
         theirs = keymap.fairseq_name(name, conv_norm=conv_norm, ctc=ctc)
         places[name] = Place(name=f"{NETWORK}.{theirs}")
     projection = ("encoder.projection.weight", "encoder.projection.bias")
