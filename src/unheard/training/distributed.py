@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 from unheard.errors import ConfigError, RankError
@@ -198,12 +199,12 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     store, _, _ = next(rendezvous("env://", rank, world, timeout=STEP_TIMEOUT))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore("unheard", store),
+        store=PrefixStore("unheard", store),
         rank=rank,
         world_size=world,
         timeout=STEP_TIMEOUT,
     )
-    control = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
+    control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=WORK_TIMEOUT))
     ranks = Ranks(rank=rank, world=world, device=device, _control=control)
     pulse = Pulse(_another_connection(), rank=rank, world=world, on_loss=_end)
     pulse.start(ranks.wait)
@@ -231,6 +232,15 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
+def refuse_several(verb: str) -> None:
+    """Raise ConfigError where `torchrun` started several processes of a verb that is for one."""
+    if (world := _number("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            f"{verb} is the work of one process, {world} were started. Start pretrain and "
+            "finetune with torchrun instead, and everything else without."
+        )
+
+
 class Pulse:
     """Notices within a minute that another process is dead, whatever this one is doing.
 
@@ -241,7 +251,7 @@ class Pulse:
 
     def __init__(
         self,
-        store: dist.Store,
+        store: Store,
         *,
         rank: int,
         world: int,
@@ -323,9 +333,9 @@ def _end(what: str) -> None:
     os._exit(1)
 
 
-def _another_connection() -> dist.TCPStore:
+def _another_connection() -> TCPStore:
     """Connect once more to where the processes met: a connection serves one thread at a time."""
-    return dist.TCPStore(
+    return TCPStore(
         host_name=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
         is_master=False,

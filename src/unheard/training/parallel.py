@@ -4,7 +4,6 @@ Whichever way, the gradient that the optimiser sees is the sum over all processe
 micro-batches, never a mean of means; the loop divides it once.
 """
 
-import copy
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,8 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
 from unheard.models.transformer import Transformer
@@ -52,7 +50,8 @@ class Whole:
         Returns:
             () float32 or wider, for `norm`.
         """
-        return nn.utils.get_total_norm(_gradients(parameters))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        return nn.utils.get_total_norm(gradients)
 
     def norm(self, total: float) -> float:
         """Norm of the gradient, given the sum of all processes' parts."""
@@ -65,6 +64,10 @@ class Whole:
 
     def collect(self) -> None:
         """Bring what was learnt into the network that was handed over."""
+
+    def in_use(self) -> AbstractContextManager[Any]:
+        """Context of the whole run."""
+        return nullcontext()
 
 
 class Replicated(Whole):
@@ -88,67 +91,6 @@ class Replicated(Whole):
         return norm if self._ranks.first else torch.zeros_like(norm)
 
 
-class Sharded(Whole):
-    """A part of every parameter, its gradient and its moments in each process: FSDP2.
-
-    The network that was handed over stays whole, as a place to collect the weights in: for
-    validation, for the best ones and at the end. So a process needs room for all weights, but for
-    its share only of gradients and moments.
-    """
-
-    sharded = True
-
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        super().__init__(model)
-        self._whole = model
-        self._started = False
-        mesh = dist.init_device_mesh(ranks.device.type, (ranks.world,))
-        twin = copy.deepcopy(model)
-        for transformer in _transformers(twin):
-            for layer in transformer.layers:
-                fully_shard(layer, mesh=mesh)
-        fully_shard(twin, mesh=mesh)
-        self._parts = [module for module in twin.modules() if isinstance(module, FSDPModule)]
-        for part in self._parts:
-            # Sums: without these two, gradients would be means over processes.
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
-        self._root = self._parts[0]
-        self.learner = self.stored = twin
-
-    @contextmanager
-    def micro_batch(self, *, last: bool) -> Iterator[None]:
-        """See `Whole.micro_batch`; gradients are kept whole and at home before the last one."""
-        self._started = True
-        self._root.set_requires_gradient_sync(last)
-        self._root.set_is_last_backward(last)
-        yield
-
-    def norm_share(self, parameters: Collection[nn.Parameter]) -> Tensor:
-        """See `Whole.norm_share`: squares can be added up."""
-        return nn.utils.get_total_norm(_gradients(parameters)).double().square()
-
-    def norm(self, total: float) -> float:
-        """See `Whole.norm`."""
-        return total**0.5
-
-    def let_learn(self, names: Collection[str], *, learn: bool) -> None:
-        """See `Whole.let_learn`; a part keeps two sets of parameters, with a switch each."""
-        if self._started:
-            for part in self._parts:
-                part.unshard()
-                super().let_learn(names, learn=learn)
-                part.reshard()
-        super().let_learn(names, learn=learn)
-
-    @torch.no_grad()
-    def collect(self) -> None:
-        """See `Whole.collect`: one parameter after the other."""
-        whole = self._whole.state_dict()
-        for name, part in self.stored.state_dict().items():
-            whole[name].copy_(part.full_tensor() if isinstance(part, DTensor) else part)
-
-
 def hold(model: nn.Module, execution: Execution, ranks: Ranks) -> Whole:
     """Lay a network out for the processes that train it."""
     if ranks.alone:
@@ -156,6 +98,9 @@ def hold(model: nn.Module, execution: Execution, ranks: Ranks) -> Whole:
     elif execution.parallel == "ddp":
         held = Replicated(model, ranks)
     else:
+        # One process alone need not wait a second for what it never uses.
+        from unheard.training.shards import Sharded
+
         held = Sharded(model, ranks)
     return held
 
@@ -163,9 +108,9 @@ def hold(model: nn.Module, execution: Execution, ranks: Ranks) -> Whole:
 @contextmanager
 def prepared_layers(learner: nn.Module, execution: Execution) -> Iterator[None]:
     """Let Transformer layers be recomputed in the backward pass, or compiled, for the block."""
-    transformers = _transformers(learner)
+    found = transformers(learner)
     compiles = execution.compile and _can_compile()
-    for transformer in transformers:
+    for transformer in found:
         transformer.recompute = execution.recompute
         for layer in transformer.layers if compiles else ():
             # Its forward alone: hooks and skipped layers stay outside of the graph.
@@ -173,7 +118,7 @@ def prepared_layers(learner: nn.Module, execution: Execution) -> Iterator[None]:
     try:
         yield
     finally:
-        for transformer in transformers:
+        for transformer in found:
             transformer.recompute = False
             for layer in transformer.layers if compiles else ():
                 del layer.forward
@@ -186,7 +131,7 @@ def skip_same_layers(learner: nn.Module, generator: torch.Generator | None) -> N
         learner: the network.
         generator: the same in all processes; None lets each micro-batch draw its own.
     """
-    for transformer in _transformers(learner):
+    for transformer in transformers(learner):
         transformer.draw_skipped_once(generator)
 
 
@@ -200,7 +145,7 @@ class _Copies(DistributedDataParallel):
             return getattr(super().__getattr__("module"), name)
 
 
-def _add_up(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # noqa: ARG001
+def _add_up(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:  # noqa: ARG001
     """Add gradients up over processes; without this, they would be averaged."""
     work = dist.all_reduce(bucket.buffer(), op=dist.ReduceOp.SUM, async_op=True)
     if work is None:
@@ -208,15 +153,8 @@ def _add_up(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _gradients(parameters: Collection[nn.Parameter]) -> list[Tensor]:
-    """Gradients that there are; of shards, what this process has."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return [
-        gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients
-    ]
-
-
-def _transformers(model: nn.Module) -> list[Transformer]:
+def transformers(model: nn.Module) -> list[Transformer]:
+    """Find the parts of a network whose layers can be skipped, recomputed or sharded."""
     return [module for module in model.modules() if isinstance(module, Transformer)]
 
 

@@ -7,13 +7,16 @@ more is read than what is asked for.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from unheard.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def shard_name(name: str, *, rank: int, world: int) -> str:
@@ -23,7 +26,7 @@ def shard_name(name: str, *, rank: int, world: int) -> str:
 
 def own_part(tensor: Tensor, *, first: bool) -> Tensor | None:
     """What this process stores of a tensor: its rows, or all of one that is not sharded."""
-    if isinstance(tensor, DTensor):
+    if _is_sharded(tensor):
         return tensor.to_local()
     return tensor if first else None
 
@@ -91,8 +94,10 @@ class StoredTensors:
 
     def like(self, name: str, target: Tensor) -> Tensor:
         """Read what belongs in a tensor's place: all of it, or a shard as that of `target`."""
-        if not isinstance(target, DTensor):
+        if not _is_sharded(target):
             return self.whole(name)
+        from torch.distributed.tensor import DTensor
+
         local = target.to_local()
         start = _first_row(target)
         part = self.rows(name, start, start + local.shape[0])
@@ -106,7 +111,12 @@ class StoredTensors:
         )
 
 
-def _first_row(sharded: DTensor) -> int:
+def _is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether it is a DTensor, without the second that importing that class takes."""
+    return hasattr(tensor, "placements")
+
+
+def _first_row(sharded: "DTensor") -> int:
     """Where this process's rows begin: the first axis is cut as `torch.chunk` cuts it."""
     mesh = sharded.device_mesh
     each = -(-sharded.shape[0] // mesh.size())
