@@ -9,19 +9,31 @@
     ├── ShapeError            a tensor has another shape than its contract says
     ├── FormatError           a file is not of the format it should be
     ├── CheckpointError       stored weights do not fit the model they are for
+    │   └── NoCheckpointError a run has checkpoints and none of them is whole
+    ├── DiskFullError         there is no room to write; also an OSError
     ├── WorkerError           a process that reads recordings crashed or hangs
     ├── RankError             another of the processes that train together ended or failed
     ├── TrainingDivergedError a loss or gradient stopped being finite
     └── MissingExtraError     an optional dependency is not installed
 
+`Interrupted` is no error: a run was asked to stop and did.
+
 A message says what happened, what was expected, what was found and where, and what to do.
 """
 
+import signal
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UnheardError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package.
+
+    Attributes:
+        exit_code: with which the command line ends.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class ConfigError(UnheardError):
@@ -101,6 +113,18 @@ class CheckpointError(UnheardError):
         super().__init__(" ".join(parts))
 
 
+class NoCheckpointError(CheckpointError):
+    """A run has checkpoints and none of them is whole."""
+
+    exit_code = 6
+
+
+class DiskFullError(UnheardError, OSError):
+    """There is no room to write."""
+
+    exit_code = 5
+
+
 class WorkerError(UnheardError):
     """A process that reads recordings crashed, or hangs.
 
@@ -120,6 +144,8 @@ class RankError(UnheardError):
 class TrainingDivergedError(UnheardError):
     """A loss or gradient stopped being finite for too many steps in a row."""
 
+    exit_code = 4
+
     def __init__(self, message: str, *, step: int) -> None:
         super().__init__(message)
         self.step = step
@@ -134,6 +160,26 @@ class MissingExtraError(UnheardError):
             f'Install it with: pip install "unheard[{extra}]"'
         )
         self.extra = extra
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop by a signal and has saved everything.
+
+    Attributes:
+        signal: number of the signal.
+        exit_code: 128 and the signal's number, as shells have it: 130 after Ctrl-C, 143 after
+            SIGTERM; 75 after SIGUSR1, with which schedulers announce that time is running out.
+            In sysexits.h, 75 is "try again".
+    """
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.exit_code = 75 if signal == SIGNAL_TO_REQUEUE else 128 + signal
+
+
+SIGNAL_TO_REQUEUE = getattr(signal, "SIGUSR1", None)
+"""Asks for a stop after which the same command is to be started again; None on Windows."""
 
 
 def shorten(names: Iterable[str], *, limit: int = 5) -> str:

@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, JSON lines, hashes and locks."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unheard.errors import ConfigError, FormatError
+from unheard.errors import ConfigError, DiskFullError, FormatError
 
 if sys.platform == "win32":
     import msvcrt
@@ -101,6 +102,7 @@ def append_jsonl(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
 
     Raises:
         FormatError: if `row` holds what JSON has no form for.
+        DiskFullError: if there is no room for the line; a part of it may be there.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +111,12 @@ def append_jsonl(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
     try:
         written = os.write(descriptor, line)
         if written != len(line):
-            raise OSError(f"{target}: wrote {written} of {len(line)} bytes; is the disk full?")
+            raise DiskFullError(_no_room(target, f"{written} of {len(line)} bytes went in"))
         os.fsync(descriptor)
+    except OSError as error:
+        if is_disk_full(error) and not isinstance(error, DiskFullError):
+            raise DiskFullError(_no_room(target, str(error))) from error
+        raise
     finally:
         os.close(descriptor)
 
@@ -163,6 +169,21 @@ def read_jsonl(
             )
         rows.append(row)
     return rows
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of room: a full disk, a quota, a limit on file sizes."""
+    return isinstance(error, DiskFullError) or error.errno in _NO_ROOM
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _no_room(target: Path, detail: str) -> str:
+    return (
+        f"There is no room to write {target}: {detail}. Make room on that disk and repeat the "
+        "command."
+    )
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

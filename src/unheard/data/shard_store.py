@@ -94,6 +94,11 @@ class ShardStore:
         chosen._rows = rows if self._rows is None else self._rows[rows]
         return chosen
 
+    def audio(self, index: int) -> str:
+        """Say which shard an utterance lies in."""
+        row = index if self._rows is None else int(self._rows[index])
+        return f"{self._url}/{self.index.names['shard'][int(self.index.columns['shard'][row])]}"
+
     def samples(
         self, index: int, *, start: int = 0, count: int | None = None
     ) -> NDArray[np.float32]:

@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,22 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unheard.errors import CheckpointError, TrainingDivergedError, shorten
-from unheard.files import sha256_file
+from unheard.errors import (
+    CheckpointError,
+    DiskFullError,
+    NoCheckpointError,
+    TrainingDivergedError,
+    shorten,
+)
+from unheard.files import is_disk_full, sha256_file
 from unheard.training.distributed import ALONE, Ranks
 from unheard.training.stored import StoredTensors, own_part, shard_name
 
 _MANIFEST = "manifest.json"
 _FORMAT = "unheard-training-1"
 _SHARD = r"{}-\d{{5}}-of-\d{{5}}\.safetensors"
+_ROOM = 1.2
+"""Free space that a checkpoint needs before it is begun, over its own size."""
 
 log = logging.getLogger(__name__)
 
@@ -75,22 +84,22 @@ def save_checkpoint(
 
     Raises:
         TrainingDivergedError: if a weight is not finite; nothing is written then.
-        OSError: if the disk is full; nothing is left behind and older checkpoints stay.
+        DiskFullError: if there is less room than 1.2 times what it takes, or a write fails for
+            want of room; nothing is left behind and older checkpoints stay.
+        OSError: if it cannot be written for another reason; the same holds.
     """
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     _refuse_broken(_not_finite(weights), state)
+    moments, plain = ({}, {}) if optimizer is None else _flatten_optimizer(optimizer)
     temporary = _start_writing(folder)
-    try:
+    with _whole_or_nothing(temporary, folder):
+        _require_room(temporary, _size(weights) + _size(moments))
         _save_tensors(weights, temporary / "model.safetensors")
         if optimizer is not None:
-            tensors, plain = _flatten_optimizer(optimizer)
-            _save_tensors(tensors, temporary / "optimizer.safetensors")
+            _save_tensors(moments, temporary / "optimizer.safetensors")
             (temporary / "optimizer.json").write_text(json.dumps(plain))
         (temporary / "state.json").write_text(json.dumps(vars(state), indent=1))
         _publish(temporary, folder, _finish(sorted(temporary.iterdir())))
-    except BaseException:
-        _give_up(temporary, folder)
-        raise
 
 
 def save_sharded_checkpoint(
@@ -108,7 +117,7 @@ def save_sharded_checkpoint(
 
     Raises:
         TrainingDivergedError: in all processes, if a weight is not finite anywhere.
-        OSError: in all, if one cannot write; nothing is left behind.
+        OSError: in all, if there is no room or one cannot write; nothing is left behind.
     """
     weights = {
         name: part.detach()
@@ -117,16 +126,20 @@ def save_sharded_checkpoint(
     }
     told = ranks.tell_all(_not_finite(weights))
     _refuse_broken(sorted({name for names in told for name in names}), state)
+    moments, plain = _flatten_optimizer(optimizer)
+    parts = {
+        name: part
+        for name, tensor in moments.items()
+        if (part := own_part(tensor, first=ranks.first)) is not None
+    }
+    size = sum(ranks.tell_all(_size(weights) + _size(parts)))
     # A process id is not unique among machines; the first one's names the folder for all.
     temporary = Path(ranks.ask_first(lambda: str(_start_writing(folder))))
-    try:
+    with _whole_or_nothing(temporary, folder, first=ranks.first):
         with ranks.same_fate(OSError):
-            moments, plain = _flatten_optimizer(optimizer)
-            parts = {
-                name: part
-                for name, tensor in moments.items()
-                if (part := own_part(tensor, first=ranks.first)) is not None
-            }
+            if ranks.first:
+                _require_room(temporary, size)
+        with ranks.same_fate(OSError):
             place = {"rank": ranks.rank, "world": ranks.world}
             paths = [temporary / shard_name(kind, **place) for kind in ("model", "optimizer")]
             _save_tensors(weights, paths[0])
@@ -138,10 +151,6 @@ def save_sharded_checkpoint(
             own = _finish(paths)
         files = {name: row for rows in ranks.tell_all(own) for name, row in rows.items()}
         ranks.ask_first(lambda: _publish(temporary, folder, files))
-    except BaseException:
-        if ranks.first:
-            _give_up(temporary, folder)
-        raise
 
 
 def _not_finite(weights: Mapping[str, Tensor]) -> list[str]:
@@ -189,11 +198,52 @@ def _publish(temporary: Path, folder: Path, files: Mapping[str, dict[str, Any]])
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _give_up(temporary: Path, folder: Path) -> None:
-    """Take back what a failed save has begun."""
-    shutil.rmtree(temporary, ignore_errors=True)
-    if not folder.exists() and _set_aside(folder).exists():
-        _set_aside(folder).rename(folder)
+@contextmanager
+def _whole_or_nothing(temporary: Path, folder: Path, *, first: bool = True) -> Iterator[None]:
+    """Take back what a failed save has begun; that is the first process's work."""
+    try:
+        yield
+    except BaseException as error:
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not folder.exists() and _set_aside(folder).exists():
+                _set_aside(folder).rename(folder)
+        if isinstance(error, DiskFullError) or not isinstance(error, OSError):
+            raise
+        if is_disk_full(error):
+            raise DiskFullError(_no_room(folder.parent, f"{error}.")) from error
+        raise
+
+
+def _require_room(temporary: Path, size: int) -> None:
+    """Find out before the first byte whether there is room for so many.
+
+    Limits that the file system does not tell, such as quotas, show themselves when it is written.
+    """
+    free = shutil.disk_usage(temporary).free
+    if free < _ROOM * size:
+        raise DiskFullError(
+            _no_room(
+                temporary.parent,
+                f"it takes {_megabytes(size)} MB, and {_megabytes(_ROOM * size)} MB free "
+                f"to be safe; {_megabytes(free)} MB are.",
+            )
+        )
+
+
+def _no_room(place: Path, detail: str) -> str:
+    return (
+        f"There is no room for a checkpoint in {place}: {detail} Earlier checkpoints are as they "
+        "were; make room and repeat the command."
+    )
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:.3g}" if count < 1e8 else f"{count / 1e6:.0f}"
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _set_aside(folder: Path) -> Path:
@@ -374,7 +424,7 @@ class CheckpointFolder:
         """Restore the newest checkpoint that verifies; None when there is none at all.
 
         Raises:
-            CheckpointError: if there are checkpoints and none is whole.
+            NoCheckpointError: if there are checkpoints and none is whole.
         """
         self._by_first(self._sweep)
         problems: list[str] = []
@@ -390,7 +440,7 @@ class CheckpointFolder:
                 continue
             return state
         if problems:
-            raise CheckpointError(
+            raise NoCheckpointError(
                 f"No checkpoint in {self.folder} is whole: {' '.join(problems)} "
                 "Delete the folder to start this stage again."
             )
@@ -409,12 +459,16 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file(_for_saving(tensors), path)
     except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None or not is_disk_full(OSError(int(number[1]), "")):
+            raise OSError(f"Cannot write {path}: {error}") from error
         free = shutil.disk_usage(path.parent).free
-        needed = sum(tensor.nbytes for tensor in tensors.values())
-        raise OSError(
-            f"Cannot write {path}: {error}. It takes {needed / 1e6:.0f} MB and the disk has "
-            f"{free / 1e6:.0f} MB free. Earlier checkpoints are as they were; make room and "
-            "repeat the command."
+        raise DiskFullError(
+            _no_room(
+                path.parent.parent,
+                f"{path.name} takes {_megabytes(_size(tensors))} MB, the disk has "
+                f"{_megabytes(free)} MB free ({error}).",
+            )
         ) from error
 
 

@@ -18,14 +18,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from unheard.data.batching import Position
 from unheard.data.dataset import AudioBatch, LabelledBatch, Prefetch, Source
-from unheard.errors import CheckpointError, ConfigError, TrainingDivergedError
+from unheard.errors import (
+    SIGNAL_TO_REQUEUE,
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    TrainingDivergedError,
+)
 from unheard.files import append_jsonl, locked
 from unheard.objectives.base import LossTerms
 from unheard.tensors import derive_seed, derived_generator
@@ -94,10 +100,6 @@ class TrainingResult:
     nonfinite_steps: int
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has saved everything."""
-
-
 def train(
     model: Model,
     objective: Objective[Model, Batch],
@@ -133,10 +135,14 @@ def train(
         execution: how the work is done; it may be another one on resuming.
 
     Raises:
-        Interrupted: on SIGINT or SIGTERM, after a checkpoint was saved. A second signal stops at
-            once.
+        Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint was saved. A second signal
+            stops at once.
         TrainingDivergedError: after `config.patience_nonfinite` non-finite steps in a row, or
             when no validation was finite.
+        WorkerError, AudioError, FormatError: if a batch cannot be loaded, after a checkpoint was
+            saved.
+        DiskFullError: if there is no room for a checkpoint or a row of the log.
+        NoCheckpointError: if there are checkpoints to go on from and none is whole.
         ConfigError: if another process trains in this folder, or the micro-batches of an update
             cannot be shared evenly.
         RankError: when another of the processes failed.
@@ -159,6 +165,7 @@ def train(
             ranks=ranks,
             execution=execution,
         )
+        prepared.enter_context(run.held.in_use())
         prepared.enter_context(prepared_layers(run.held.learner, execution))
         prepared.callback(run.log.close)
         return run.run()
@@ -199,6 +206,7 @@ class _Run(Generic[Model, Batch]):
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.checkpoints = CheckpointFolder(folder / "checkpoints", ranks=ranks)
         self.state = TrainingState()
+        self.saved_step = 0
         self.head_alone = False
         self.started = time.monotonic()
         self.nonfinite_total = 0
@@ -209,6 +217,7 @@ class _Run(Generic[Model, Batch]):
         restored = self.checkpoints.load_newest(model=self.held.stored, optimizer=self.optimizer)
         if restored is not None:
             self.state = self._with_best(restored)
+            self.saved_step = restored.step
             self.log.say(f"going on from step {restored.step}")
         self.log.resume_at(self.state.step)
         if self.state.progress < 1:
@@ -255,7 +264,7 @@ class _Run(Generic[Model, Batch]):
             return known
         return found.best_metric, found.step
 
-    def _steps(self, stop_requested: threading.Event) -> None:
+    def _steps(self, stop_requested: "_StopRequest") -> None:
         position = self.source.plan.within(Position(epoch=self.state.epoch, batch=self.state.batch))
         batches: Prefetch[Batch] = Prefetch(
             self.source, position, rank=self.ranks.rank, world=self.ranks.world
@@ -288,10 +297,11 @@ class _Run(Generic[Model, Batch]):
         finally:
             batches.close()
             skip_same_layers(self.held.learner, None)
-        if self.ranks.any(stop or stop_requested.is_set()):
+        if signals := [number for number in self.ranks.tell_all(stop_requested.signal) if number]:
             raise Interrupted(
                 f"Stopped at step {self.state.step}; everything is saved. "
-                "Repeat the command to go on."
+                "Repeat the command to go on.",
+                signal=signals[0],
             )
 
     def _elapsed(self) -> float:
@@ -299,7 +309,7 @@ class _Run(Generic[Model, Batch]):
         return time.monotonic() - self.started
 
     def _step(
-        self, stream: Iterator[tuple[Position, Batch]], stop_requested: threading.Event
+        self, stream: Iterator[tuple[Position, Batch]], stop_requested: "_StopRequest"
     ) -> "_StepFigures":
         """Do one update; returns sums over all processes for the log."""
         step = self.state.step
@@ -312,11 +322,11 @@ class _Run(Generic[Model, Batch]):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums = _Sums(self.device)
-        ids: list[str] = []
+        heard: list[tuple[str, str]] = []
         position = Position()
         for turn in range(self.micro_batches):
-            position, batch = next(stream)
-            ids.extend(batch.ids)
+            position, batch = self._next(stream)
+            heard.extend(zip(batch.ids, batch.audio or batch.ids, strict=True))
             micro = turn * self.ranks.world + self.ranks.rank
             # Dropout draws from the global generator, everything else from its own.
             torch.manual_seed(derive_seed(self.config.seed, "dropout", step, micro))
@@ -349,7 +359,7 @@ class _Run(Generic[Model, Batch]):
             self.nonfinite_in_row = 0
         else:
             figures.skipped = True
-            self._record_nonfinite(figures, ids)
+            self._record_nonfinite(figures, heard)
         self.optimizer.zero_grad(set_to_none=True)
         self.state = replace(
             self.state,
@@ -359,6 +369,19 @@ class _Run(Generic[Model, Batch]):
             audio_seconds=self.state.audio_seconds + figures.audio_seconds,
         )
         return figures
+
+    def _next(self, stream: Iterator[tuple[Position, Batch]]) -> tuple[Position, Batch]:
+        """Take the next batch; what was learnt so far is saved when it cannot be loaded.
+
+        Several processes cannot meet to save once one of them has failed: they lose what came
+        after the last checkpoint.
+        """
+        try:
+            return next(stream)
+        except Exception:
+            if self.ranks.alone and self.state.step > self.saved_step:
+                self._save()
+            raise
 
     def _advance(self, elapsed_seconds: float) -> None:
         self.state = replace(
@@ -376,15 +399,24 @@ class _Run(Generic[Model, Batch]):
             self.held.let_learn(self.trunk, learn=not alone)
             self.head_alone = alone
 
-    def _record_nonfinite(self, figures: "_StepFigures", ids: list[str]) -> None:
-        """Name the batch whose loss or gradient is not finite; stop after too many in a row."""
+    def _record_nonfinite(self, figures: "_StepFigures", heard: list[tuple[str, str]]) -> None:
+        """Name the batch whose loss or gradient is not finite; stop after too many in a row.
+
+        Args:
+            figures: of the update.
+            heard: id and recording of each of its utterances.
+        """
         self.nonfinite_total += 1
         self.nonfinite_in_row += 1
         step = self.state.step + 1
-        shares = self.ranks.tell_all(ids)
-        row = {"step": step, "ids": [name for share in shares for name in share]}
+        shares = self.ranks.tell_all(heard)
+        row: dict[str, Any] = {
+            "step": step,
+            "ids": [name for share in shares for name, _ in share],
+            "audio": [audio for share in shares for _, audio in share],
+        }
         if not self.ranks.alone:
-            row["ids_by_rank"] = shares
+            row["ids_by_rank"] = [[name for name, _ in share] for share in shares]
         if self.ranks.first:
             append_jsonl(self.folder / "bad_batches.jsonl", {**row, "reason": "nonfinite"})
         self.log.say(
@@ -452,6 +484,7 @@ class _Run(Generic[Model, Batch]):
             state=self.state,
             sharded=self.held.sharded,
         )
+        self.saved_step = self.state.step
 
 
 def _share(accumulation: int, ranks: Ranks) -> int:
@@ -605,23 +638,32 @@ def _mean(values: Iterator[float]) -> float:
     return sum(listed) / len(listed)
 
 
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; the second acts as it always does.
+class _StopRequest(threading.Event):
+    """Whether to stop, and which signal said so."""
 
-    A signal that this process was told to ignore, as `nohup` does, stays ignored.
+    signal: int | None = None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_StopRequest]:
+    """Turn the first SIGINT, SIGTERM or SIGUSR1 into an event; the next acts as it always does.
+
+    A signal that this process was told to ignore, as `nohup` does, stays ignored, and one that
+    something other than Python handles is left to it.
     """
-    requested = threading.Event()
+    requested = _StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield requested
         return
     previous: Mapping[signal.Signals, object] = {
         name: handler
-        for name in (signal.SIGINT, signal.SIGTERM)
-        if (handler := signal.getsignal(name)) is not signal.SIG_IGN
+        for name in (signal.SIGINT, signal.SIGTERM, SIGNAL_TO_REQUEUE)
+        if name is not None
+        and (handler := signal.getsignal(name)) not in (signal.SIG_IGN, None)
     }
 
     def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        requested.signal = number
         requested.set()
         for name, handler in previous.items():
             signal.signal(name, handler)  # pyright: ignore[reportArgumentType]
