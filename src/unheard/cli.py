@@ -3,7 +3,8 @@
 Each verb's options are read from the signature and the docstring of its function in
 `unheard.tasks`, so that the command line and Python cannot drift apart. Data goes to stdout, logs
 and errors to stderr. Exit codes: 0 done, 1 could not run, 2 usage, 3 some inputs failed,
-130 stopped by Ctrl-C.
+4 training diverged, 5 no room on the disk, 6 no checkpoint is whole; stopped by a signal, with
+training saved: 130 Ctrl-C, 143 SIGTERM, 75 SIGUSR1 (docs/reliability.md).
 """
 
 import os
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import unheard
-from unheard.errors import UnheardError
+from unheard.errors import DiskFullError, Interrupted, UnheardError
 
 EXIT_DONE = 0
 EXIT_COULD_NOT_RUN = 1
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else EXIT_COULD_NOT_RUN
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say_stopped(verb, words)
-        return EXIT_INTERRUPTED
+        return stop.exit_code if isinstance(stop, Interrupted) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone. Python flushes stdout once more at
         # exit and would complain.
@@ -75,8 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("UNHEARD_DEBUG"):
             raise
         _complain(str(error))
-        return EXIT_COULD_NOT_RUN
+        return _exit_code(error)
     return code
+
+
+def _exit_code(error: UnheardError | OSError) -> int:
+    """Exit code for an error: its kind's own, if it has one."""
+    from unheard.files import is_disk_full
+
+    if isinstance(error, UnheardError):
+        return error.exit_code
+    return DiskFullError.exit_code if is_disk_full(error) else EXIT_COULD_NOT_RUN
 
 
 def _learn(words: list[str]) -> int:
@@ -246,7 +256,7 @@ def _unknown_verb(word: str) -> str:
 
 
 def _say_stopped(verb: Verb, words: list[str]) -> None:
-    """Say how to go on after Ctrl-C."""
+    """Say how to go on after Ctrl-C or another signal to stop."""
     import shlex
 
     command = f" To go on from here, run again:\n  unheard {shlex.join(words)}"
