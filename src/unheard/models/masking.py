@@ -2,13 +2,17 @@
 
 Source: Baevski et al. 2020, sec. 3.1 and app. A; fairseq data/data_utils.py
 `compute_mask_indices` @ 3d262bb. `time_probability` is fairseq's `mask_prob`, the paper's p times
-the span length M. Other code bases mean other things by the same number.
+the span length M. Other code bases mean other things by the same number
+(docs/training-details.md).
 """
 
 import torch
 from torch import Tensor
 
 from unheard.models.config import MaskingConfig
+
+_FRACTION_BITS = 40
+"""Of the fixed-point numbers of spans: they are rounded exactly, on every device."""
 
 
 def span_mask(
@@ -24,10 +28,11 @@ def span_mask(
 
     A row of length L gets floor(probability * L / span + u) spans with its own u ~ U(0, 1), at
     least `min_spans`, each starting at one of the first L - span frames. Rows may differ in how
-    many frames are masked; nothing is thinned to make them equal. All rows are drawn at once.
+    many frames are masked; nothing is thinned to make them equal. All rows are drawn at once, and
+    what a row draws depends on its number and its length, not on how far it is padded.
 
     Args:
-        lengths: (batch,) real frames of each row, on the CPU or on the generator's device.
+        lengths: (batch,) real frames of each row, on the generator's device.
         frames: padded length.
         probability: share of frames that the spans would cover if none overlapped.
         span: frames in a span.
@@ -40,24 +45,50 @@ def span_mask(
     """
     batch = lengths.shape[0]
     device = lengths.device
-    rounding = torch.rand(batch, generator=generator, device=device)
-    wanted = torch.floor(probability * lengths / span + rounding).long().clamp_min(min_spans)
-    if probability <= 0 and min_spans == 0:
-        wanted = torch.zeros_like(wanted)
+    one = 1 << _FRACTION_BITS
+    rounding = torch.randint(one, (batch,), generator=generator, device=device)
+    wanted = (lengths * round(probability / span * one) + rounding) >> _FRACTION_BITS
+    wanted = wanted.clamp_min(min_spans)
     # Rows too short for the usual rule may start anywhere in the first `wanted` + 1 frames.
     starts_available = torch.where(lengths - span <= wanted, wanted + 1, lengths - span)
     starts_available = torch.minimum(starts_available, lengths.clamp_min(0))
-    order = torch.rand(batch, frames, generator=generator, device=device)
     positions = torch.arange(frames, device=device)
-    order = order.masked_fill(positions[None, :] >= starts_available[:, None], float("inf"))
-    rank = order.argsort(dim=1).argsort(dim=1)  # position -> its place in a random order
-    is_start = (rank < wanted[:, None]) & (positions[None, :] < starts_available[:, None])
+    seeds = torch.randint(2**62, (batch,), generator=generator, device=device)
+    order = _scramble(seeds[:, None] + positions[None, :] * _GOLDEN)
+    order = order.masked_fill(positions[None, :] >= starts_available[:, None], _LARGEST)
+    chosen = positions[None, :] < torch.minimum(wanted, starts_available)[:, None]
+    # The first of the shuffled positions start a span: (batch, place in the order) -> position.
+    is_start = torch.zeros_like(chosen).scatter(1, order.argsort(dim=1), chosen)
     # A frame is masked when one of the `span` positions up to it starts a span.
     started = is_start.long().cumsum(dim=1)
     before = torch.nn.functional.pad(started, (span, 0))[:, :frames]
     mask = (started - before) > 0
     mask &= positions[None, :] < lengths[:, None]
     return _keep_one_visible(mask, lengths)
+
+
+_LARGEST = 2**63 - 1
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+def _scramble(numbers: Tensor) -> Tensor:
+    """Turn counted int64 numbers into independent ones: the mixing step of SplitMix64.
+
+    A generator gives a whole tensor at once, and another tensor for another shape; this gives each
+    place its own number whatever lies around it.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", fig. 16,
+        with its constants of 64 bits; products wrap around.
+    """
+    for shift, factor in zip((30, 27), _FACTORS, strict=True):
+        numbers = (numbers ^ _shift_right(numbers, shift)) * factor
+    return numbers ^ _shift_right(numbers, 31)
+
+
+def _shift_right(numbers: Tensor, bits: int) -> Tensor:
+    """Shift int64 numbers and fill with zeros, not with the sign."""
+    return (numbers >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _keep_one_visible(mask: Tensor, lengths: Tensor) -> Tensor:
