@@ -119,6 +119,20 @@ def _shard(words: list[str]) -> int:
     return _call("shard", shard, words)
 
 
+def _plan(words: list[str]) -> int:
+    from unheard.tasks.plan import plan
+
+    return _call("plan", plan, words)
+
+
+def _recipes(words: list[str]) -> int:
+    from unheard.tasks.recipes import recipes
+
+    if words and not words[0].startswith("-"):
+        words = ["--name", *words]
+    return _call("recipes", recipes, words)
+
+
 def _evaluate(words: list[str]) -> int:
     from unheard.tasks.evaluate import evaluate
 
@@ -173,6 +187,8 @@ VERBS = {
         run=_shard,
         resumes=True,
     ),
+    "plan": Verb(summary="what a large pre-training costs: days, devices, disk", run=_plan),
+    "recipes": Verb(summary="list ready settings, or show all of one", run=_recipes),
     "evaluate": Verb(
         summary="measure word and character error rates, with intervals", run=_evaluate
     ),
@@ -202,6 +218,9 @@ def _call(name: str, function: Callable[..., Any], words: list[str]) -> int:
 
     call = parse(function, words, program=f"unheard {name}")
     result = function(*call.positional, **call.named)
+    if os.environ.get("RANK", "0") != "0":
+        # Of the processes that torchrun started, one speaks for all.
+        return EXIT_DONE
     if call.json:
         import json
 
