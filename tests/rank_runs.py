@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,7 +61,7 @@ class Run:
     kind: Kind
     data: Path
     folder: Path
-    execution: Execution = Execution()
+    execution: Execution = field(default_factory=Execution)
     config: TrainingConfig
     flaw: Flaw = "none"
     stop: tuple[int, int, int] | None = None
@@ -71,7 +71,7 @@ def settings(**more: Any) -> TrainingConfig:
     """Twenty updates of two micro-batches each, of different lengths."""
     config = TrainingConfig(
         budget=Budget(max_steps=STEPS),
-        learning_rate=2e-3,
+        learning_rate=5e-4,
         batch_seconds=4.0,
         accumulation=2,
         min_seconds=0.1,

@@ -272,7 +272,9 @@ def test_micro_batches_that_cannot_be_shared_evenly_are_refused(
     config = rank_runs.settings(accumulation=3)
     # Alone with its words: nobody is met before the settings are looked at.
     monkeypatch.setattr(Ranks, "ask_first", lambda _, work: work())
-    with pytest.raises(ConfigError, match=r"3 micro-batches, which 2 processes.*to 4 for"):
+    with pytest.raises(
+        ConfigError, match=r"2 processes cannot share.*got accumulation 3.*--accumulation 4"
+    ):
         train(
             rank_runs.make_model("ctc"),
             rank_runs.OBJECTIVES["ctc"],

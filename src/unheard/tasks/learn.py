@@ -33,6 +33,7 @@ from unheard.tasks.scan import SETS, scan
 from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import PairedDifference, Rate, paired_bootstrap
 from unheard.training.config import TrainingConfig
+from unheard.training.distributed import refuse_several
 from unheard.training.schedule import Budget
 
 EVALUATION_RESERVE = 0.05
@@ -140,6 +141,7 @@ def learn(
     Raises:
         ConfigError: if nothing usable was found, or `out` holds a run with other settings.
     """
+    refuse_several("learn")
     folder = Path(out)
     request = {
         "recordings": str(recordings),

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
+from unheard.models.masked_prediction import MaskedUnitModel
+from unheard.models.pretraining import PretrainingModel
 from unheard.models.transformer import Transformer
 from unheard.training.config import Execution
 from unheard.training.distributed import Ranks
@@ -77,7 +79,11 @@ class Replicated(Whole):
         super().__init__(model)
         self._ranks = ranks
         # Layers are skipped, and convolutions or the whole encoder may be frozen for a while.
-        self._copies = _Copies(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+        self._copies = _Copies(
+            model,
+            find_unused_parameters=not _always_uses_all(model),
+            gradient_as_bucket_view=True,
+        )
         self._copies.register_comm_hook(None, _add_up)
         self.learner = self._copies
 
@@ -143,6 +149,18 @@ class _Copies(DistributedDataParallel):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
+
+
+def _always_uses_all(model: nn.Module) -> bool:
+    """Whether every parameter has a gradient in every step.
+
+    Where it is not so, DDP has to look; where it is, it complains of having looked.
+    """
+    if not isinstance(model, PretrainingModel | MaskedUnitModel):
+        return False
+    encoder = model.config.encoder
+    learn_all = all(parameter.requires_grad for parameter in model.parameters())
+    return learn_all and encoder.layer_drop == 0 and encoder.feature_grad_scale > 0
 
 
 def _add_up(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:  # noqa: ARG001
