@@ -75,7 +75,8 @@ def masked_unit_loss(
     Returns:
         total [nats]; count: masked frames; parts: "masked", "unmasked" (weighted, as it enters
         the total) and "accuracy" (masked frames named right); means: "unmasked_accuracy",
-        "feature_power".
+        "feature_power", and how many equally frequent units would be as varied as those predicted
+        for the masked frames ("predicted_perplexity") and as the true ones ("unit_perplexity").
     """
     logits = output.logits
     wide = torch.promote_types(logits.dtype, torch.float32)
@@ -85,7 +86,8 @@ def masked_unit_loss(
     masked = torch.where(time_mask, losses, 0).sum()
     unmasked = unmasked_weight * torch.where(time_mask, 0, losses).sum()
     with torch.no_grad():
-        hits = logits.argmax(dim=-1) == units
+        predicted = logits.argmax(dim=-1)
+        hits = predicted == units
         visible = ~time_mask
         unmasked_accuracy = (hits & visible).sum() / visible.sum().clamp_min(1)
     return LossTerms(
@@ -99,5 +101,14 @@ def masked_unit_loss(
         means={
             "unmasked_accuracy": unmasked_accuracy,
             "feature_power": output.feature_power,
+            "predicted_perplexity": _perplexity(predicted, time_mask, logits.shape[-1]),
+            "unit_perplexity": _perplexity(units, time_mask, logits.shape[-1]),
         },
     )
+
+
+def _perplexity(units: Tensor, counted: Tensor, outputs: int) -> Tensor:
+    """exp(entropy) of the units (batch, frames) where `counted`; 1 where nothing is."""
+    present = F.one_hot(units, outputs) * counted[..., None]
+    shares = present.sum(dim=(0, 1)) / counted.sum().clamp_min(1)
+    return torch.special.entr(shares).sum().exp()

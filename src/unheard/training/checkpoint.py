@@ -59,6 +59,9 @@ class TrainingState:
         batch: number of the next batch in it.
         best_metric: best validation figure so far, or None.
         best_step: when it was reached.
+        rewinds: each time that the run went back to an earlier step, as {"step": where it went,
+            "from_step": whence, "code": what was wrong}; the learning rate is lower since.
+        window: figures of the updates since the last row of metrics.jsonl.
         extra: plain data of the task.
     """
 
@@ -70,6 +73,8 @@ class TrainingState:
     batch: int = 0
     best_metric: float | None = None
     best_step: int = 0
+    rewinds: list[dict[str, Any]] = field(default_factory=list)
+    window: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -362,12 +367,18 @@ class CheckpointFolder:
     """The checkpoints of one run, oldest first, of which the last few are kept.
 
     Where several processes train, all of them call `save` and `load_newest`.
+
+    Attributes:
+        folder: where they are.
+        keep: how many.
+        clean_step: the newest one up to this step is kept too; None where that is no question.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, ranks: Ranks = ALONE) -> None:
         self.folder = folder
         self.keep = keep
         self.ranks = ranks
+        self.clean_step: int | None = None
 
     def steps(self) -> list[Path]:
         """List the checkpoints, oldest first."""
@@ -412,16 +423,31 @@ class CheckpointFolder:
         """Drop what the checkpoint at `path` makes superfluous."""
         steps = self.steps()
         saved = steps.index(path)
-        for old in [*steps[: max(0, saved + 1 - self.keep)], *steps[saved + 1 :]]:
+        clean = [one for one in steps[: saved + 1] if self._is_clean(one)][-1:]
+        superfluous = [*steps[: max(0, saved + 1 - self.keep)], *steps[saved + 1 :]]
+        for old in (one for one in superfluous if one not in clean):
             # Under another name first: a half-deleted folder must not look like a checkpoint.
             gone = old.with_name(f".{old.name}.gone-{os.getpid()}")
             old.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
+    def _is_clean(self, path: Path) -> bool:
+        """Whether a checkpoint is from before anything looked ill."""
+        return self.clean_step is not None and _step_of(path.name) <= self.clean_step
+
     def load_newest(
-        self, *, model: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        up_to: int | None = None,
     ) -> TrainingState | None:
         """Restore the newest checkpoint that verifies; None when there is none at all.
+
+        Args:
+            model: whose weights.
+            optimizer: whose moments.
+            up_to: leave out those of later steps.
 
         Raises:
             NoCheckpointError: if there are checkpoints and none is whole.
@@ -429,6 +455,8 @@ class CheckpointFolder:
         self._by_first(self._sweep)
         problems: list[str] = []
         names = self.ranks.ask_first(lambda: [path.name for path in self.steps()])
+        if up_to is not None:
+            names = [name for name in names if _step_of(name) <= up_to]
         for name in reversed(names):
             try:
                 state = load_checkpoint(
@@ -452,6 +480,11 @@ class CheckpointFolder:
             shutil.rmtree(gone, ignore_errors=True)
         for stale in [*self.folder.glob(".step_*.tmp-*"), *self.folder.glob(".step_*.old-*")]:
             restore_replaced(self.folder / stale.name[1:].split(".")[0])
+
+
+def _step_of(name: str) -> int:
+    """Read the step from the name of a checkpoint's folder."""
+    return int(name.removeprefix("step_"))
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -10,12 +10,13 @@ first, and what one draws depends on its number: the same run on any number of p
 
 import logging
 import math
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,6 +45,9 @@ from unheard.training.checkpoint import (
 )
 from unheard.training.config import Execution, TrainingConfig
 from unheard.training.distributed import ALONE, Ranks
+from unheard.training.health.findings import HealthFinding, OnCollapse
+from unheard.training.health.keeper import MOST_REWINDS, SLOWER, HealthKeeper
+from unheard.training.health.watch import HealthWatch
 from unheard.training.logging import NoLog, RunLog, Sample
 from unheard.training.memory import keep_freed_memory
 from unheard.training.optim import finish_gradient, make_optimizer
@@ -114,6 +118,8 @@ def train(
     quiet: bool = False,
     ranks: Ranks = ALONE,
     execution: Execution | None = None,
+    watch: HealthWatch | None = None,
+    on_collapse: OnCollapse = "warn",
 ) -> TrainingResult:
     """Train a model, or go on where an earlier call with the same folder stopped.
 
@@ -133,12 +139,16 @@ def train(
         quiet: print nothing.
         ranks: this process among those that train together. The first alone writes.
         execution: how the work is done; it may be another one on resuming.
+        watch: looks at every row of figures; None for no watch.
+        on_collapse: what happens when it calls the run lost: "warn" says so and goes on, "stop"
+            saves and ends, "rewind" goes back to the last checkpoint from before and on with half
+            the learning rate, a few times at most. It may be another one on resuming.
 
     Raises:
         Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint was saved. A second signal
             stops at once.
-        TrainingDivergedError: after `config.patience_nonfinite` non-finite steps in a row, or
-            when no validation was finite.
+        TrainingDivergedError: after `config.patience_nonfinite` non-finite steps in a row, when
+            no validation was finite, or when the watch calls the run lost and it is to end then.
         WorkerError, AudioError, FormatError: if a batch cannot be loaded, after a checkpoint was
             saved.
         DiskFullError: if there is no room for a checkpoint or a row of the log.
@@ -164,6 +174,8 @@ def train(
             device=device,
             ranks=ranks,
             execution=execution,
+            watch=watch,
+            on_collapse=on_collapse,
         )
         prepared.enter_context(run.held.in_use())
         prepared.enter_context(prepared_layers(run.held.learner, execution))
@@ -188,6 +200,8 @@ class _Run(Generic[Model, Batch]):
         device: torch.device,
         ranks: Ranks,
         execution: Execution,
+        watch: HealthWatch | None,
+        on_collapse: OnCollapse,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -205,7 +219,11 @@ class _Run(Generic[Model, Batch]):
         self.optimizer = make_optimizer(self.held.stored, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.checkpoints = CheckpointFolder(folder / "checkpoints", ranks=ranks)
+        self.health = HealthKeeper(
+            watch, on_collapse=on_collapse, folder=folder, log=log, ranks=ranks
+        )
         self.state = TrainingState()
+        self.window = _Window()
         self.saved_step = 0
         self.head_alone = False
         self.started = time.monotonic()
@@ -216,13 +234,16 @@ class _Run(Generic[Model, Batch]):
         """Resume, then step until the budget is spent."""
         restored = self.checkpoints.load_newest(model=self.held.stored, optimizer=self.optimizer)
         if restored is not None:
-            self.state = self._with_best(restored)
+            self._take_up(restored)
             self.saved_step = restored.step
             self.log.say(f"going on from step {restored.step}")
         self.log.resume_at(self.state.step)
-        if self.state.progress < 1:
+        self.health.resume(self.state.rewinds, begins=restored is None)
+        if restored is None and self.health.on_collapse == "rewind":
+            self._save()
+        if self.state.progress < 1 or self.health.alarm is not None:
             with _stop_signals() as stop_requested:
-                self._steps(stop_requested)
+                self._learn(stop_requested)
             self.held.collect()
         elif self.state.best_metric is None:
             self._validate()
@@ -238,6 +259,11 @@ class _Run(Generic[Model, Batch]):
         return TrainingResult(
             state=self.state, best=self.folder / "best", nonfinite_steps=self.nonfinite_total
         )
+
+    def _take_up(self, restored: TrainingState) -> None:
+        """Go on from a state that was restored."""
+        self.window = _Window(restored.window)
+        self.state = replace(self._with_best(restored), window=[])
 
     def _with_best(self, restored: TrainingState) -> TrainingState:
         """Bring a restored state in line with the best weights that are on the disk.
@@ -264,27 +290,87 @@ class _Run(Generic[Model, Batch]):
             return known
         return found.best_metric, found.step
 
+    def _learn(self, stop_requested: "_StopRequest") -> None:
+        """Step until the budget is spent, and go back or end where the watch calls the run lost."""
+        while True:
+            if self.health.alarm is not None:
+                self._answer(self.health.alarm)
+            self._steps(stop_requested)
+            if self.health.alarm is None:
+                return
+
+    def _answer(self, alarm: HealthFinding) -> None:
+        """Save and end, or go back to where all was well and on from there more slowly."""
+        lost = f"Step {alarm.step}: {alarm.message} {alarm.advice}"
+        if self.health.on_collapse != "rewind":
+            if self.saved_step != self.state.step:
+                self._save()
+            raise TrainingDivergedError(
+                f"{lost} Everything is saved. To go on from before, with half the learning rate, "
+                "repeat the command with --on-collapse rewind; to go on regardless, with "
+                "--on-collapse warn.",
+                step=self.state.step,
+            )
+        rewinds = self.state.rewinds
+        if len(rewinds) >= MOST_REWINDS:
+            raise TrainingDivergedError(
+                f"{lost} The run went back {len(rewinds)} times already and came to the same end, "
+                f"at last with {SLOWER ** len(rewinds):g} times the learning rate. Something else "
+                "is wrong.",
+                step=self.state.step,
+            )
+        restored = self.checkpoints.load_newest(
+            model=self.held.stored, optimizer=self.optimizer, up_to=self.health.clean_step
+        )
+        if restored is None:
+            raise TrainingDivergedError(
+                f"{lost} There is no checkpoint from before to go back to: start again in another "
+                "folder with a lower learning rate.",
+                step=self.state.step,
+            )
+        back = {"step": restored.step, "from_step": self.state.step, "code": alarm.code}
+        self.ranks.ask_first(lambda: self._forget_later_best(restored.step))
+        self._take_up(restored)
+        self.state = replace(self.state, rewinds=[*rewinds, back])
+        self.nonfinite_in_row = 0
+        self._save()
+        self.log.say(
+            f"going back from step {alarm.step} to step {restored.step}, and on from there with "
+            f"{SLOWER ** len(self.state.rewinds):g} times the learning rate"
+        )
+        self.log.resume_at(restored.step)
+        self.health.resume(self.state.rewinds, begins=False)
+
+    def _forget_later_best(self, step: int) -> None:
+        """Delete the best weights if they are from after a step: they are of the lost part."""
+        best = self.folder / "best"
+        restore_replaced(best)
+        try:
+            found = verify_checkpoint(best)
+        except CheckpointError:
+            return
+        if found.step > step:
+            shutil.rmtree(best)
+
     def _steps(self, stop_requested: "_StopRequest") -> None:
         position = self.source.plan.within(Position(epoch=self.state.epoch, batch=self.state.batch))
         batches: Prefetch[Batch] = Prefetch(
             self.source, position, rank=self.ranks.rank, world=self.ranks.world
         )
-        window = _Window()
         self.started = time.monotonic() - self.state.elapsed_seconds
         last_checkpoint = last_validation = self.state.elapsed_seconds
         stop = False
         try:
             stream = iter(batches)
-            while self.state.progress < 1 and not stop:
+            while self.state.progress < 1 and not stop and self.health.alarm is None:
                 began = time.monotonic()
                 figures = self._step(stream, stop_requested)
                 elapsed = self._elapsed() if self.ranks.alone else figures.elapsed_seconds
                 figures.seconds = time.monotonic() - began
-                window.add(figures)
+                self.window.add(figures)
                 self._advance(elapsed)
                 if self.state.step % self.config.log_every_steps == 0 or self.state.progress >= 1:
-                    self._log_window(window, elapsed)
-                    window = _Window()
+                    self._log_window(elapsed)
                 over = self.state.progress >= 1
                 if over or self._validation_due(elapsed - last_validation):
                     self._validate()
@@ -319,6 +405,7 @@ class _Run(Generic[Model, Batch]):
             layers = derived_generator(self.config.seed, "layers", step)
             skip_same_layers(self.held.learner, layers)
         rate = self.config.learning_rate * rate_scale(self.config.schedule, self.state.progress)
+        rate *= SLOWER ** len(self.state.rewinds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums = _Sums(self.device)
@@ -423,24 +510,39 @@ class _Run(Generic[Model, Batch]):
             f"step {step}: loss or gradient is not finite; the weights were left as "
             f"they are, the batch is in {self.folder / 'bad_batches.jsonl'}"
         )
-        if self.nonfinite_in_row >= self.config.patience_nonfinite:
-            self._save()
-            raise TrainingDivergedError(
-                f"{self.nonfinite_in_row} steps in a row had a loss or gradient that is not "
-                f"finite (last at step {step}, loss {figures.total}). The weights of the last good "
-                "step were saved. Lower the learning rate, or look at the recordings in "
-                f"{self.folder / 'bad_batches.jsonl'}.",
-                step=step,
+        if self.nonfinite_in_row < self.config.patience_nonfinite:
+            return
+        message = (
+            f"{self.nonfinite_in_row} steps in a row had a loss or gradient that is not "
+            f"finite (last at step {step}, loss {figures.total})."
+        )
+        advice = (
+            "Lower the learning rate, or look at the recordings in "
+            f"{self.folder / 'bad_batches.jsonl'}."
+        )
+        if self.health.on_collapse == "rewind":
+            self.health.call(
+                HealthFinding(
+                    code="nonfinite", severity="error", step=step, message=message, advice=advice
+                )
             )
+            return
+        self._save()
+        raise TrainingDivergedError(
+            f"{message} The weights of the last good step were saved. {advice}", step=step
+        )
 
-    def _log_window(self, window: "_Window", elapsed_seconds: float) -> None:
-        values = window.values()
+    def _log_window(self, elapsed_seconds: float) -> None:
+        """Log the figures of the updates since the last row, and begin to gather the next."""
+        values = self.window.values()
+        self.window = _Window()
         values["elapsed_seconds"] = elapsed_seconds
         values["audio_seconds"] = self.state.audio_seconds
         values["progress"] = self.state.progress
         self.log.write("train", self.state.step, values)
         left = self._seconds_left(elapsed_seconds)
         self.log.show(self.state.step, values, seconds_left=left)
+        self.health.see("train", self.state.step, values)
 
     def _seconds_left(self, elapsed_seconds: float) -> float:
         if self.state.progress <= 0:
@@ -466,6 +568,7 @@ class _Run(Generic[Model, Batch]):
         self.log.write_samples(self.state.step, found.samples)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in found.values.items())
         self.log.say(f"step {self.state.step} valid  {shown}")
+        self.health.see("valid", self.state.step, values)
         best = self.state.best_metric
         metric = self.ranks.of_first(found.metric)
         if math.isfinite(metric) and (best is None or metric <= best):
@@ -478,10 +581,11 @@ class _Run(Generic[Model, Batch]):
             )
 
     def _save(self) -> None:
+        self.checkpoints.clean_step = self.health.clean_step
         self.checkpoints.save(
             model=self.held.stored,
             optimizer=self.optimizer,
-            state=self.state,
+            state=replace(self.state, window=self.window.stored()),
             sharded=self.held.sharded,
         )
         self.saved_step = self.state.step
@@ -494,10 +598,10 @@ def _share(accumulation: int, ranks: Ranks) -> int:
     if accumulation % ranks.world:
         fitting = -(-accumulation // ranks.world) * ranks.world
         raise ConfigError(
-            f"An update has {accumulation} micro-batches, which {ranks.world} processes cannot "
-            f"share evenly: expected a multiple of {ranks.world}. Start so many processes that it "
-            f"works out, or set accumulation, to {fitting} for instance; that changes what an "
-            "update is, so the learning rate may have to follow."
+            f"{ranks.world} processes cannot share the micro-batches of an update evenly: expected "
+            f"a multiple of {ranks.world}, got accumulation {accumulation}. Start another number "
+            f"of processes, or give --accumulation {fitting}; an update is larger then, and the "
+            "learning rate may have to follow."
         )
     return accumulation // ranks.world
 
@@ -605,8 +709,12 @@ class _Sums:
 class _Window:
     """Averages over the steps since the last row."""
 
-    def __init__(self) -> None:
-        self.steps: list[_StepFigures] = []
+    def __init__(self, stored: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.steps = [_StepFigures(**row) for row in stored]
+
+    def stored(self) -> list[dict[str, Any]]:
+        """Plain data to go on from."""
+        return [asdict(figures) for figures in self.steps]
 
     def add(self, figures: _StepFigures) -> None:
         """Add one update."""
@@ -658,8 +766,7 @@ def _stop_signals() -> Iterator[_StopRequest]:
     previous: Mapping[signal.Signals, object] = {
         name: handler
         for name in (signal.SIGINT, signal.SIGTERM, SIGNAL_TO_REQUEUE)
-        if name is not None
-        and (handler := signal.getsignal(name)) not in (signal.SIG_IGN, None)
+        if name is not None and (handler := signal.getsignal(name)) not in (signal.SIG_IGN, None)
     }
 
     def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
