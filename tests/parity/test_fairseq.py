@@ -1,13 +1,10 @@
 """Our networks and losses against numbers that fairseq 0.12.2 computed in float64."""
 
-import json
-from typing import Any
 
 import pytest
 import torch
 from tests.closeness import FLOAT64, assert_close
 from tests.parity.fairseq_models import (
-    ASSETS,
     CTC,
     FRAMES,
     MAX_UPDATES,
@@ -22,7 +19,6 @@ from tests.parity.fairseq_models import (
 )
 from torch import Tensor
 
-from unheard.models.masking import span_mask
 from unheard.models.pretraining import PretrainingModel, PretrainingOutput
 from unheard.objectives.base import LossTerms
 from unheard.objectives.contrastive import contrastive_logits, wav2vec2_loss
@@ -201,58 +197,3 @@ def test_ctc_loss_notices_another_blank() -> None:
     terms = ctc_loss(output, theirs["loss.targets"], theirs["loss.target_lengths"], blank=10)
     with pytest.raises(AssertionError, match="loss"):
         assert_close("loss", terms.total, theirs["loss.loss_sum"], 1e-6)
-
-
-MASKING = json.loads((ASSETS / "masking_stats.json").read_text())
-
-
-@pytest.mark.parametrize("length", sorted(map(int, MASKING["by_length"])))
-def test_span_masks_are_distributed_as_fairseq_draws_them(length: int) -> None:
-    theirs = MASKING["by_length"][str(length)]
-    settings = MASKING["settings"]
-    draws = 8000
-    mask = span_mask(
-        torch.full((draws,), length),
-        length,
-        probability=settings["mask_prob"],
-        span=settings["mask_length"],
-        min_spans=settings["min_masks"],
-        generator=torch.Generator().manual_seed(length),
-    )
-    check_statistics(mask, theirs)
-
-
-def check_statistics(mask: Tensor, theirs: dict[str, Any]) -> None:
-    """Compare means within three standard errors of their difference."""
-    draws, length = mask.shape
-
-    def close(name: str, ours: float, reference: float, deviation: float) -> None:
-        error = deviation * (1 / draws + 1 / theirs["draws"]) ** 0.5
-        assert abs(ours - reference) <= 3 * error, f"{name}: {ours} and {reference} +- {error}"
-
-    fraction = mask.double().mean(dim=1)
-    stated = theirs["masked_fraction"]
-    close("fraction", float(fraction.mean()), stated["mean"], stated["std"])
-    starts = mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
-    spans = starts.sum(dim=1).double()
-    stated = theirs["spans_per_row"]
-    close("spans", float(spans.mean()), stated["mean"], stated["std"])
-    places = {"first": 0, "tenth": 9, "middle": length // 2, "second_last": -2, "last": -1}
-    for name, place in places.items():
-        rate = theirs["frame_mask_rate"][name]
-        ours = float(mask[:, place].double().mean())
-        close(f"rate {name}", ours, rate, max(rate * (1 - rate), 1e-4) ** 0.5)
-
-
-def test_other_masks_are_noticed() -> None:
-    length = 150
-    mask = span_mask(
-        torch.full((8000,), length),
-        length,
-        probability=0.70,
-        span=10,
-        min_spans=2,
-        generator=torch.Generator().manual_seed(0),
-    )
-    with pytest.raises(AssertionError, match="fraction"):
-        check_statistics(mask, MASKING["by_length"][str(length)])
