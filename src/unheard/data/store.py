@@ -81,6 +81,10 @@ class SampleStore(Protocol):
         """Say which recording, or shard, an utterance lies in."""
         ...
 
+    def only(self, numbers: Sequence[int]) -> "SampleStore":
+        """Return a view of some utterances, in the given order, numbered anew."""
+        ...
+
     def samples(
         self, index: int, *, start: int = 0, count: int | None = None
     ) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -56,6 +57,7 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._end = weakref.finalize(self, _end_all, self._workers, self._queue, self._closed)
 
     @property
     def processes(self) -> list[int]:
@@ -91,15 +93,11 @@ class WorkerPool:
                 future.cancel()
 
     def close(self) -> None:
-        """End the workers; whoever waits for a result gets an error."""
-        self._closed.set()
-        release()
-        for _ in self._workers:
-            self._queue.put(None)
-        for worker in self._workers:
-            worker.end()
-        for worker in self._workers:
-            worker.thread.join(timeout=5)
+        """End the workers; whoever waits for a result gets an error.
+
+        Happens by itself when nobody holds the pool any more.
+        """
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -116,17 +114,39 @@ class WorkerPool:
         with self._lock:
             if self._workers:
                 return
-            self._workers = [
+            self._workers.extend(
                 _Worker(number, self._queue, self._closed, self._retries)
                 for number in range(self.workers)
-            ]
-            threading.Thread(target=self._watch, daemon=True).start()
+            )
+            threading.Thread(
+                target=_watch,
+                args=(self._workers, self._closed, self._patience_seconds),
+                daemon=True,
+            ).start()
 
-    def _watch(self) -> None:
-        """End workers that hang."""
-        while not self._closed.wait(_LOOK_EVERY_SECONDS):
-            for worker in self._workers:
-                worker.end_if_hung(self._patience_seconds)
+
+def _watch(workers: "list[_Worker]", closed: threading.Event, patience_seconds: float) -> None:
+    """End workers that hang."""
+    while not closed.wait(_LOOK_EVERY_SECONDS):
+        for worker in workers:
+            worker.end_if_hung(patience_seconds)
+
+
+def _end_all(
+    workers: "list[_Worker]",
+    queue: "SimpleQueue[tuple[Request, Future[Any]] | None]",
+    closed: threading.Event,
+) -> None:
+    """End workers and their threads."""
+    closed.set()
+    release()
+    for _ in workers:
+        queue.put(None)
+    for worker in workers:
+        worker.end()
+    for worker in workers:
+        if worker.thread is not threading.current_thread():
+            worker.thread.join(timeout=5)
 
 
 class _Worker:

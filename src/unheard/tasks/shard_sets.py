@@ -1,14 +1,13 @@
 """Transcribed shards as the sets that fine-tuning takes, beside recordings of any other kind."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from unheard.audio.signal import SAMPLE_RATE
 from unheard.data.corpora import scan_source
 from unheard.data.index import ShardIndex
 from unheard.data.manifest import Utterance
-from unheard.data.pcm import open_store
 from unheard.data.places import is_url, open_place
 from unheard.data.shard_store import open_shards
 from unheard.data.shards import is_shard_folder, open_index
@@ -57,21 +56,13 @@ def read_shard_sets(
     return list(parted.train), list(parted.valid)
 
 
-def open_utterances(
-    utterances: Sequence[Utterance],
-    folder: Path,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> SampleStore:
-    """Open a store of utterances: their shards where they lie in some, else decoded in a folder.
+def lie_in_shards(utterances: Sequence[Utterance]) -> bool:
+    """Say whether utterances are those of `read_shard_sets`."""
+    return bool(utterances) and _PLACE in utterances[0].extra
 
-    Args:
-        utterances: with absolute paths, or from `read_shard_sets`; all of one kind.
-        folder: for decoded recordings.
-        progress: called with (done, all) while recordings are decoded.
-    """
-    if not utterances or _PLACE not in utterances[0].extra:
-        return open_store(utterances, folder, root=Path(), progress=progress)
+
+def open_shard_set(utterances: Sequence[Utterance]) -> SampleStore:
+    """Open the shards that utterances of `read_shard_sets` lie in, for these alone."""
     first = utterances[0].extra
     store = open_shards(first[_PLACE], Path(first[_INDEX]))
     return store.only([one.extra[_ROW] for one in utterances])

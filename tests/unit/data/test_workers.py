@@ -1,3 +1,4 @@
+import gc
 import os
 import pickle
 import signal
@@ -148,6 +149,15 @@ def test_closing_ends_the_processes_and_whoever_waits(wanted: Stretch) -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert threading.active_count() == before
+
+
+def test_workers_end_when_nobody_holds_them_any_more(wanted: Stretch) -> None:
+    pool = WorkerPool(1)
+    pool.run([wanted])
+    (process,) = pool.processes
+    del pool
+    gc.collect()
+    expect_gone(process)
 
 
 def test_no_worker_outlives_a_process_that_is_killed(wanted: Stretch, tmp_path: Path) -> None:
