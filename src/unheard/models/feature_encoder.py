@@ -104,14 +104,12 @@ class ChannelNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Normalise (batch, time, channels) over the last axis; sums are kept in float32."""
-        return F.layer_norm(
-            frames,
-            (frames.shape[-1],),
-            self.weight.to(frames.dtype),
-            self.bias.to(frames.dtype),
-            self.epsilon,
-        )
+        """Normalise (batch, time, channels) over the last axis.
+
+        Sums, means and deviations are float32 where the frames are bfloat16, because weight and
+        bias keep their own type.
+        """
+        return F.layer_norm(frames, (frames.shape[-1],), self.weight, self.bias, self.epsilon)
 
 
 class TimeNorm(nn.Module):
