@@ -206,7 +206,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 def main() -> None:
     """Run the benchmark; fails if a load took more memory than it may."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="where to write the model; a temporary folder")
     parser.add_argument("--keep", action="store_true", help="use or leave the model there")

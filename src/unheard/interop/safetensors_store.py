@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unheard.errors import CheckpointError
 from unheard.interop import storage
+from unheard.interop.finite import is_finite
 from unheard.interop.stored import KINDS, StoredTensor
 
 MAX_HEADER_BYTES = 4 << 20
@@ -176,7 +177,7 @@ class SafetensorsStore:
                     for begin in range(part.begin, part.end, _BLOCK_BYTES):
                         piece = block[: min(_BLOCK_BYTES, part.end - begin)].view(kind)
                         _fill(piece, file, path)
-                        finite = finite and storage.is_finite(piece)
+                        finite = finite and is_finite(piece)
                     if not finite:
                         broken.append(name)
         return broken

@@ -10,33 +10,22 @@ import logging
 import math
 import os
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-from unheard.errors import CheckpointError, ConfigError, FormatError, shorten
-from unheard.interop.bundle import NETWORKS, ModelBundle, Network, NetworkConfig
+from unheard.errors import CheckpointError, FormatError, LanguageError, shorten
+from unheard.interop.bundle import ModelBundle
+from unheard.interop.finite import check_finite, refuse_broken
+from unheard.interop.networks import build, draw, shapes_of
 from unheard.interop.reading import Reading
 from unheard.interop.stored import KINDS, MappableStore, Place, StoredTensor, TensorStore
-from unheard.models.config import (
-    CtcConfig,
-    EncoderOnlyConfig,
-    FrameClassifierConfig,
-    MaskedUnitConfig,
-    PretrainingConfig,
-    SequenceClassifierConfig,
-    SpeakerConfig,
-)
-from unheard.tensors import derived_generator
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +52,6 @@ FLOAT_TYPES = ("F16", "BF16", "F32", "F64")
 
 ALIGNMENT_BYTES = 64
 """What the addresses of tensors are multiples of, in memory that torch gives."""
-
-_EXPONENTS: Mapping[torch.dtype, int] = MappingProxyType(
-    {
-        torch.float16: 0x7C00,
-        torch.bfloat16: 0x7F80,
-        torch.float32: 0x7F80_0000,
-        torch.float64: 0x7FF0_0000_0000_0000,
-    }
-)
-"""Bits of the exponent in each type of numbers: IEEE 754, table 3.5; bfloat16 is the upper half of
-binary32."""
-
-_SCAN_BYTES = 1 << 18
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -121,27 +97,6 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def build(config: NetworkConfig, *, source: object) -> Network:
-    """Make the network of a configuration without memory for its weights (see `load`).
-
-    Raises:
-        ConfigError: if a size is beyond what any model has, before time or memory goes into it.
-    """
-    _check_sizes(config, source=source)
-    with torch.device("meta"), _NoDraws():
-        return cast("Network", NETWORKS[type(config)](config))
-
-
-def shapes_of(config: NetworkConfig, *, source: object) -> Mapping[str, tuple[int, ...]]:
-    """Name and shape of every weight of a configuration's network.
-
-    Raises:
-        ConfigError: as `build`.
-    """
-    _check_sizes(config, source=source)
-    return _shapes_of(config)
-
-
 def compare(reading: Reading) -> None:
     """Compare what a network needs with what the files hold, by their headers alone.
 
@@ -177,13 +132,15 @@ def load(
     Raises:
         CheckpointError: on a missing, unexpected or mis-shaped name, a damaged file, or weights
             that are not finite.
-        ConfigError: if a size is beyond what any model has.
+        ConfigError: if a size is beyond what any model has, or there are several languages and
+            none was chosen.
     """
     source = _where(reading)
     if reading.adapters and reading.adapter is None:
-        raise ConfigError(
+        raise LanguageError(
             f"{source} has a part for each of {len(reading.adapters)} languages: expected one of "
-            f"them as adapter, such as {shorten(sorted(reading.adapters))}, found none."
+            f"them as adapter, such as {shorten(sorted(reading.adapters))}, found none.",
+            languages=reading.adapters,
         )
     wanted = shapes_of(reading.config, source=source)
     _compare(reading, wanted)
@@ -279,7 +236,7 @@ def read_weights(
         for name in as_they_are:
             if (weight := store.map(places[name].name)) is not None:
                 weights[name] = weight.reshape(shapes[name])
-        _refuse_broken(
+        refuse_broken(
             store.not_finite({places[name].name for name in weights}), len(weights), source=source
         )
         as_they_are = [name for name in as_they_are if name not in weights]
@@ -295,58 +252,6 @@ def read_weights(
             check_finite({name: weight}, source=source)
             weights[name] = weight.reshape(shapes[name]).to(target)
     return weights
-
-
-def draw(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Initialise one weight that no file has, always the same for a name and shape.
-
-    Weights of layers are uniform within the inverse root of their inputs, as torch draws them.
-    """
-    generator = derived_generator(0, name)
-    last = name.rpartition(".")[2]
-    if name in ("encoder.mask_embedding", "quantizer.codebook"):
-        return torch.rand(shape, generator=generator)
-    if name in ("quantizer.scores.weight", "class_vectors"):
-        return torch.randn(shape, generator=generator)
-    if name == "quantizer.scores.bias":
-        return torch.zeros(shape)
-    if name == "layer_weights":
-        return torch.zeros(shape)
-    if "norm" in name.split(".")[-2:-1]:
-        return torch.ones(shape) if last == "weight" else torch.zeros(shape)
-    bound = math.prod(shape[1:] or shape) ** -0.5
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
-
-
-def check_finite(tensors: Mapping[str, Tensor], *, source: object) -> None:
-    """Refuse weights that are not numbers.
-
-    Raises:
-        CheckpointError: naming the tensors.
-    """
-    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-    _refuse_broken(broken, len(tensors), source=source)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are, at the speed of memory and in a megabyte of it.
-
-    NaN and infinity have all bits of the exponent set. The bits are looked at rather than the
-    numbers because `isfinite` takes thirty times as long for half precision, and by one thread
-    because handing out small pieces to several costs more than it saves on a busy machine.
-    """
-    tensor = tensor.detach()
-    if tensor.device.type != "cpu" or tensor.dtype not in _EXPONENTS:
-        return bool(torch.isfinite(tensor).all())
-    exponent = np.array(_EXPONENTS[tensor.dtype], dtype=f"u{tensor.itemsize}")
-    bits = tensor.contiguous().view(-1).view(torch.uint8).numpy().view(exponent.dtype)
-    count = _SCAN_BYTES // tensor.itemsize
-    spare = np.empty(min(count, len(bits)), exponent.dtype)
-    for begin in range(0, len(bits), count):
-        piece = bits[begin : begin + count]
-        if np.bitwise_and(piece, exponent, out=spare[: len(piece)]).max() == exponent:
-            return False
-    return True
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -419,47 +324,6 @@ def atomic_folder(folder: Path, *, is_ours: Callable[[Path], bool]) -> Iterator[
         raise
 
 
-_DRAWS = frozenset(
-    {
-        Tensor.normal_,
-        Tensor.uniform_,
-        nn.init.normal_,
-        nn.init.uniform_,
-        nn.init.kaiming_normal_,
-        nn.init.kaiming_uniform_,
-    }
-)
-
-
-class _NoDraws(TorchFunctionMode):
-    """Leaves random initialisation out.
-
-    Without memory it does nothing but import a second of code: torch computes what it means for a
-    tensor without content in Python.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Return the tensor as it is instead of drawing into it, and a norm's shape for a norm."""
-        kwargs = kwargs or {}
-        if func in _DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        if func is Tensor.norm and kwargs.get("keepdim") and "dim" in kwargs:
-            shape = [1 if n in kwargs["dim"] else size for n, size in enumerate(args[0].shape)]
-            return torch.empty(shape, device="meta")
-        return func(*args, **kwargs)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object, refusing a key that comes twice."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {twice!r} comes twice")
-    return result
-
-
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Give threads that drop the work still waiting when the block fails."""
@@ -493,78 +357,12 @@ class _Spare:
         return self._bytes[:size].view(dtype).view(shape)
 
 
-def _refuse_broken(broken: Sequence[str], number: int, *, source: object) -> None:
-    """Refuse tensors that hold what is no number."""
-    if broken:
-        raise CheckpointError(
-            f"Weights of {source} are not finite: expected numbers, found NaN or infinity in "
-            f"{len(broken)} of {number} tensors, first {broken[0]}. The model diverged in "
-            "training or its file is damaged; use an earlier checkpoint."
-        )
-
-
 def _is_large(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bool:
-    """Whether weights are worth leaving in their files."""
-    return sum(map(math.prod, shapes.values())) * dtype.itemsize >= MAPPED_BYTES
-
-
-@lru_cache(maxsize=8)
-def _shapes_of(config: NetworkConfig) -> Mapping[str, tuple[int, ...]]:
-    """Build a network once to learn its shapes."""
-    weights = build(config, source="the network").state_dict()
-    return MappingProxyType({name: tuple(weight.shape) for name, weight in weights.items()})
-
-
-def _check_sizes(config: NetworkConfig, *, source: object) -> None:
-    """Refuse sizes beyond reason."""
-    for name, (size, largest) in _sizes(config).items():
-        if not 1 <= size <= largest:
-            raise ConfigError(
-                f"{source}: {name} is out of range: expected 1 to {largest}, found {size}."
-            )
-
-
-def _sizes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
-    """Every size of a configuration, with the largest that is built."""
-    encoder = config.encoder
-    sizes = {
-        "layers": (encoder.layers, 1_000),
-        "convolutions": (len(encoder.conv_layers), 100),
-        "dim": (encoder.dim, 100_000),
-        "ffn_dim": (encoder.ffn_dim, 1_000_000),
-        "positional_kernel": (encoder.positional_kernel, 100_000),
-        "convolution channels": (max(layer.channels for layer in encoder.conv_layers), 100_000),
-        "convolution kernel": (max(layer.kernel for layer in encoder.conv_layers), 100_000),
-        "convolution stride": (max(layer.stride for layer in encoder.conv_layers), 100_000),
-    }
-    if encoder.adapter_dim:
-        sizes["adapter_dim"] = (encoder.adapter_dim, 100_000)
-    match config:
-        case CtcConfig():
-            sizes["vocab"] = (config.vocab, 1_000_000)
-        case MaskedUnitConfig():
-            sizes["units"] = (config.units, 1_000_000)
-        case PretrainingConfig():
-            sizes["quantizer groups"] = (config.quantizer.groups, 1_000)
-            sizes["quantizer entries"] = (config.quantizer.entries, 1_000_000)
-            sizes["quantizer dim"] = (config.quantizer.dim, 100_000)
-            sizes["projection_dim"] = (config.projection_dim, 100_000)
-        case EncoderOnlyConfig():
-            pass
-        case SequenceClassifierConfig():
-            sizes["classes"] = (config.classes, 1_000_000)
-            sizes["projection_dim"] = (config.projection_dim, 100_000)
-        case FrameClassifierConfig():
-            sizes["classes"] = (config.classes, 1_000_000)
-        case SpeakerConfig():
-            sizes["classes"] = (config.classes, 1_000_000)
-            sizes["embedding_dim"] = (config.embedding_dim, 100_000)
-            sizes["time-delay layers"] = (len(config.layers), 100)
-            for number, layer in enumerate(config.layers):
-                sizes[f"channels of layers[{number}]"] = (layer.channels, 100_000)
-                sizes[f"kernel of layers[{number}]"] = (layer.kernel, 100_000)
-                sizes[f"dilation of layers[{number}]"] = (layer.dilation, 100_000)
-    return sizes
+    """Whether weights are worth leaving in their files; not where these cannot be replaced then."""
+    return (
+        sys.platform != "win32"
+        and sum(map(math.prod, shapes.values())) * dtype.itemsize >= MAPPED_BYTES
+    )
 
 
 def _where(reading: Reading) -> object:
@@ -642,3 +440,12 @@ def _compare(reading: Reading, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
     if sum(math.prod(shape) for shape in wanted.values()) == 0:
         raise CheckpointError(f"The weights of {source} are empty.")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object, refusing a key that comes twice."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} comes twice")
+    return result

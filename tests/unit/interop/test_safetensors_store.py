@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unheard.errors import CheckpointError
 from unheard.interop import storage
+from unheard.interop.finite import is_finite
 from unheard.interop.safetensors_store import SafetensorsStore
 from unheard.interop.stored import KINDS
 
@@ -208,13 +209,13 @@ def test_what_is_no_number_is_found_wherever_it_is(
     size = 600_000  # more than one block of any type
     good = some((size,), dtype)
     good[:4] = torch.tensor([largest.max, largest.min, largest.smallest_normal, 0.0], dtype=dtype)
-    assert storage.is_finite(good)
+    assert is_finite(good)
     broken: list[str] = []
     tensors = {"good": good}
     for place in (0, 1, 131_071, 131_072, 524_288, size - 1):
         bad = good.clone()
         bad[place] = value
-        assert not storage.is_finite(bad), place
+        assert not is_finite(bad), place
         tensors[str(place)] = bad
         broken.append(str(place))
     storage.write_tensors(path, tensors)
@@ -226,16 +227,16 @@ def test_what_is_no_number_is_found_wherever_it_is(
 def test_finiteness_of_odd_tensors() -> None:
     grid = torch.ones(6, 4)
     grid[0, 0] = float("nan")
-    assert not storage.is_finite(grid.t())
-    assert storage.is_finite(grid[1:].t())
-    assert storage.is_finite(grid[1:, ::2])
-    assert storage.is_finite(torch.empty(0))
-    assert not storage.is_finite(torch.tensor(float("inf")))
-    assert not storage.is_finite(torch.nn.Parameter(grid))
-    assert storage.is_finite(torch.ones(3, dtype=torch.int64))
-    assert not storage.is_finite(torch.tensor([1.0, float("nan")]).to(torch.float8_e5m2))
+    assert not is_finite(grid.t())
+    assert is_finite(grid[1:].t())
+    assert is_finite(grid[1:, ::2])
+    assert is_finite(torch.empty(0))
+    assert not is_finite(torch.tensor(float("inf")))
+    assert not is_finite(torch.nn.Parameter(grid))
+    assert is_finite(torch.ones(3, dtype=torch.int64))
+    assert not is_finite(torch.tensor([1.0, float("nan")]).to(torch.float8_e5m2))
     for number in (1e-45, -0.0, 3.4e38, -3.4e38):
-        assert storage.is_finite(torch.tensor([number]))
+        assert is_finite(torch.tensor([number]))
 
 
 def test_a_damaged_header_is_refused_or_still_makes_sense(path: Path) -> None:
