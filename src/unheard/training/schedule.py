@@ -16,13 +16,14 @@ from unheard.errors import ConfigError
 class ScheduleConfig:
     """Shape of the learning rate over a run.
 
-    Source: "linear" is fairseq's polynomial_decay of power 1 (Baevski et al. 2020, sec. 4.2:
-    warm-up over the first 8 % of updates, then linearly to zero); "tri_stage" its tri_stage
-    scheduler (sec. 4.3: 10 % warm-up, 40 % constant, 50 % decay; the code decays exponentially,
-    the paper says linearly: we follow the code). "cosine" is fairseq's cosine to `final_scale`.
+    Source: "polynomial" is fairseq's polynomial_decay, and "linear" that of power 1 (Baevski et al.
+    2020, sec. 4.2: warm-up over the first 8 % of updates, then linearly to zero); "tri_stage" its
+    tri_stage scheduler (sec. 4.3: 10 % warm-up, 40 % constant, 50 % decay; the code decays
+    exponentially, the paper says linearly: we follow the code). "cosine" is fairseq's cosine to
+    `final_scale`.
     """
 
-    shape: Literal["linear", "tri_stage", "cosine"] = "linear"
+    shape: Literal["linear", "polynomial", "tri_stage", "cosine"] = "linear"
     warmup: float = 0.08
     """Share of the run in which the rate rises linearly from `initial_scale`."""
     hold: float = 0.0
@@ -31,6 +32,8 @@ class ScheduleConfig:
     """First rate over peak rate."""
     final_scale: float = 0.0
     """Last rate over peak rate."""
+    power: float = 1.0
+    """Of a polynomial decay: 1 is a straight line, more falls sooner."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup + self.hold <= 1 or min(self.warmup, self.hold) < 0:
@@ -42,6 +45,13 @@ class ScheduleConfig:
             raise ConfigError(
                 "initial_scale and final_scale are shares of the peak rate: expected from 0 to 1, "
                 f"got {self.initial_scale} and {self.final_scale}."
+            )
+        if self.power <= 0:
+            raise ConfigError(f"power must be above 0, got {self.power}.")
+        if self.shape != "polynomial" and self.power != 1:
+            raise ConfigError(
+                f'power {self.power} is for the shape "polynomial", this schedule is '
+                f"{self.shape!r}. Change one of the two."
             )
         if self.shape == "tri_stage" and self.final_scale <= 0:
             raise ConfigError(
@@ -63,7 +73,7 @@ def rate_scale(config: ScheduleConfig, progress: float) -> float:
     if config.shape == "cosine":
         cosine = 0.5 * (1 + math.cos(math.pi * decayed))
         return config.final_scale + (1 - config.final_scale) * cosine
-    return 1 - (1 - config.final_scale) * decayed
+    return config.final_scale + (1 - config.final_scale) * (1 - decayed) ** config.power
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ SHARES = st.floats(0.0, 1.0)
 
 @st.composite
 def schedules(draw: st.DrawFn) -> ScheduleConfig:
-    shape = draw(st.sampled_from(["linear", "tri_stage", "cosine"]))
+    shape = draw(st.sampled_from(["linear", "polynomial", "tri_stage", "cosine"]))
     warmup = draw(SHARES)
     lowest = 1e-6 if shape == "tri_stage" else 0.0
     return ScheduleConfig(
@@ -21,6 +21,7 @@ def schedules(draw: st.DrawFn) -> ScheduleConfig:
         hold=draw(st.floats(0.0, 1.0 - warmup)),
         initial_scale=draw(SHARES),
         final_scale=draw(st.floats(lowest, 1.0)),
+        power=draw(st.floats(0.1, 5.0)) if shape == "polynomial" else 1.0,
     )
 
 
@@ -44,6 +45,79 @@ def test_cosine_is_half_way_down_in_the_middle() -> None:
     config = ScheduleConfig(shape="cosine", warmup=0.0, final_scale=0.2)
     found = [rate_scale(config, p) for p in (0.0, 0.25, 0.5, 1.0)]
     assert found == pytest.approx([1.0, 0.2 + 0.8 * (0.5 + math.sqrt(0.125)), 0.6, 0.2])
+
+
+def rates(config: ScheduleConfig, peak: float, updates: int, steps: list[int]) -> list[float]:
+    """Learning rate of the update that follows so many, as the training loop computes it."""
+    budget = Budget(max_steps=updates)
+    return [
+        peak * rate_scale(config, budget.advance(0.0, step=step, elapsed_seconds=0.0))
+        for step in steps
+    ]
+
+
+def test_tri_stage_at_every_boundary_of_base_10h() -> None:
+    """Worked out by hand from fairseq's formula: 2,000 up, 8,000 constant, 10,000 down.
+
+    Up: 5e-7 + s (5e-5 - 5e-7) / 2000, a step is 2.475e-8. Down: 5e-5 exp(-d k), with
+    d = -ln(0.05) / 10000 = 2.99573227355399e-4.
+    """
+    config = ScheduleConfig(
+        shape="tri_stage", warmup=0.1, hold=0.4, initial_scale=0.01, final_scale=0.05
+    )
+    golden = {
+        0: 5e-7,
+        1: 5.2475e-7,
+        1000: 2.525e-5,
+        1999: 4.997525e-5,
+        2000: 5e-5,
+        2001: 5e-5,
+        9999: 5e-5,
+        10_000: 5e-5,
+        10_001: 4.99850235820111694e-5,
+        15_000: 1.1180339887498949e-5,
+        19_999: 2.50074904525973958e-6,
+        20_000: 2.5e-6,
+    }
+    assert rates(config, 5e-5, 20_000, list(golden)) == pytest.approx(
+        list(golden.values()), rel=1e-12, abs=0
+    )
+    # The negative control: the straight line of the paper's text.
+    straight = ScheduleConfig(warmup=0.1, hold=0.4, initial_scale=0.01, final_scale=0.05)
+    assert rates(straight, 5e-5, 20_000, [15_000]) == pytest.approx([2.625e-5])
+
+
+def test_linear_decay_at_every_boundary_of_base_pre_training() -> None:
+    """fairseq's polynomial_decay: s / 32000, then 1 - (s - 32000) / 368000, of 5e-4."""
+    golden = {
+        0: 0.0,
+        1: 1.5625e-8,
+        16_000: 2.5e-4,
+        31_999: 4.99984375e-4,
+        32_000: 5e-4,
+        32_001: 4.99998641304347826e-4,
+        216_000: 2.5e-4,
+        399_999: 1.35869565217391304e-9,
+        400_000: 0.0,
+    }
+    for shape in ("linear", "polynomial"):
+        config = ScheduleConfig(shape=shape, warmup=0.08)
+        assert rates(config, 5e-4, 400_000, list(golden)) == pytest.approx(
+            list(golden.values()), rel=1e-9, abs=1e-22
+        )
+
+
+def test_polynomial_decay_with_a_power_and_an_end() -> None:
+    """(peak - end) (1 - (s - 100) / 900)^p + end, with peak 1, end 0.1 and p 2, then 0.5."""
+    steps = [50, 100, 190, 550, 910, 1000]
+    squared = ScheduleConfig(shape="polynomial", warmup=0.1, final_scale=0.1, power=2.0)
+    assert rates(squared, 1.0, 1000, steps) == pytest.approx(
+        [0.5, 1.0, 0.9 * 0.81 + 0.1, 0.9 * 0.25 + 0.1, 0.9 * 0.01 + 0.1, 0.1]
+    )
+    root = ScheduleConfig(shape="polynomial", warmup=0.1, final_scale=0.1, power=0.5)
+    assert rates(root, 1.0, 1000, [325, 550]) == pytest.approx(
+        [0.9 * 0.8660254037844386 + 0.1, 0.9 * 0.7071067811865476 + 0.1]
+    )
 
 
 @given(schedules(), st.lists(SHARES, min_size=2, max_size=20))
@@ -78,6 +152,8 @@ def test_the_schedule_ends_at_its_final_scale(config: ScheduleConfig) -> None:
         ({"initial_scale": 1.5}, "1.5"),
         ({"final_scale": -0.5}, "-0.5"),
         ({"shape": "tri_stage"}, "above 0"),
+        ({"shape": "polynomial", "power": 0.0}, "power must be above 0, got 0.0"),
+        ({"shape": "cosine", "power": 2.0}, '2.0 is for the shape "polynomial"'),
     ],
 )
 def test_impossible_schedules_are_refused(settings: dict[str, float], message: str) -> None:
