@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unheard.training.health.findings import OnCollapse
 from unheard.training.precision import Precision
 from unheard.training.schedule import Budget, ScheduleConfig
 
@@ -58,3 +59,6 @@ class Execution:
     """Compute the inner values of Transformer layers again in the backward pass, to save memory."""
     compile: bool = False
     """Compile Transformer layers with `torch.compile`; left out where that does not work."""
+    on_collapse: OnCollapse = "warn"
+    """What happens when the watch calls the run lost: say so and go on; save and end; or go back to
+    the last checkpoint from before, and on from there with half the learning rate."""

@@ -45,7 +45,7 @@ from unheard.training.checkpoint import (
 )
 from unheard.training.config import Execution, TrainingConfig
 from unheard.training.distributed import ALONE, Ranks
-from unheard.training.health.findings import HealthFinding, OnCollapse
+from unheard.training.health.findings import HealthFinding
 from unheard.training.health.keeper import MOST_REWINDS, SLOWER, HealthKeeper
 from unheard.training.health.watch import HealthWatch
 from unheard.training.logging import NoLog, RunLog, Sample
@@ -119,7 +119,6 @@ def train(
     ranks: Ranks = ALONE,
     execution: Execution | None = None,
     watch: HealthWatch | None = None,
-    on_collapse: OnCollapse = "warn",
 ) -> TrainingResult:
     """Train a model, or go on where an earlier call with the same folder stopped.
 
@@ -139,10 +138,8 @@ def train(
         quiet: print nothing.
         ranks: this process among those that train together. The first alone writes.
         execution: how the work is done; it may be another one on resuming.
-        watch: looks at every row of figures; None for no watch.
-        on_collapse: what happens when it calls the run lost: "warn" says so and goes on, "stop"
-            saves and ends, "rewind" goes back to the last checkpoint from before and on with half
-            the learning rate, a few times at most. It may be another one on resuming.
+        watch: looks at every row of figures; None for no watch. What happens when it calls the
+            run lost, `execution.on_collapse` says.
 
     Raises:
         Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint was saved. A second signal
@@ -175,7 +172,6 @@ def train(
             ranks=ranks,
             execution=execution,
             watch=watch,
-            on_collapse=on_collapse,
         )
         prepared.enter_context(run.held.in_use())
         prepared.enter_context(prepared_layers(run.held.learner, execution))
@@ -201,7 +197,6 @@ class _Run(Generic[Model, Batch]):
         ranks: Ranks,
         execution: Execution,
         watch: HealthWatch | None,
-        on_collapse: OnCollapse,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -220,7 +215,7 @@ class _Run(Generic[Model, Batch]):
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.checkpoints = CheckpointFolder(folder / "checkpoints", ranks=ranks)
         self.health = HealthKeeper(
-            watch, on_collapse=on_collapse, folder=folder, log=log, ranks=ranks
+            watch, on_collapse=execution.on_collapse, folder=folder, log=log, ranks=ranks
         )
         self.state = TrainingState()
         self.window = _Window()

@@ -71,7 +71,10 @@ class BlankPlateau(Detector):
         share = progress - begin.values.get("progress", 0.0)
         silent = self.nature.silent_nats
         ratio = None if silent is None or level is None else level / silent
-        if steps < START_STEPS or (ratio is not None and ratio < HEARING):
+        if ratio is not None and ratio < HEARING:
+            self.clean_step = row.step
+            return []
+        if steps < START_STEPS:
             return []
         worse = ratio is not None and ratio > WORSE
         if steps >= LEAST_STEPS and (worse or share >= SHARE or steps >= MOST_STEPS):
