@@ -24,6 +24,10 @@ from unheard.errors import AudioError, ConfigError, FormatError, UnheardError, W
 PATIENCE_SECONDS = 25.0
 """A request that takes longer means that its worker hangs."""
 
+CRASHED = "worker_crash"
+HUNG = "worker_hung"
+"""Reasons of a WorkerError, and of a dead letter that came of one."""
+
 _START_SECONDS = 120.0
 _LOOK_EVERY_SECONDS = 0.25
 
@@ -258,14 +262,14 @@ class _Worker:
             return WorkerError(
                 f"{name} was ended: it hung for more than {hung_seconds:g} s on {request.label}. "
                 "Look at that file, or leave it out.",
-                reason="worker_hung",
+                reason=HUNG,
             )
         code = None if process is None else process.returncode
         how = f"{error}" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
         return WorkerError(
             f"{name} crashed ({how}) while it read {request.label}. If it was not ended from "
             "outside (no memory left?), look at that file, or leave it out.",
-            reason="worker_crash",
+            reason=CRASHED,
         )
 
     def _stop(self) -> None:
