@@ -55,7 +55,7 @@ def check_transcripts(
                 "row need one more). They are left out.",
                 advice="Do transcripts belong to other recordings, or are recordings cut off? If "
                 "texts are right, the network is too coarse: fewer or smaller strides "
-                "(conv_layers). left_out.jsonl lists them.",
+                "(network.encoder.conv_layers). left_out.jsonl lists them.",
                 values={"utterances": total, "too_short": too_short, "share": share},
             )
         )

@@ -4,7 +4,14 @@ import math
 from collections import deque
 from statistics import fmean, median
 
-from unheard.training.health.detector import Detector, Middle, Streak, past_warmup
+from unheard.training.health.detector import (
+    LONGER_WARMUP,
+    Detector,
+    Middle,
+    Streak,
+    name_rate,
+    past_warmup,
+)
 from unheard.training.health.findings import MAIN_LOSS, VALID_FIGURE, HealthFinding, Nature, Row
 
 
@@ -55,7 +62,7 @@ class Divergence(Detector):
             self.clean_step = row.step
         if not self._streak.goes_on(row.step, ill=ill):
             return []
-        rate = row.values.get("learning_rate", self.nature.learning_rate)
+        rate = name_rate(self.nature, row)
         norm = row.values.get("grad_norm", math.nan)
         return self._tell(
             "diverged",
@@ -63,9 +70,9 @@ class Divergence(Detector):
             row,
             f"The loss rises: {level:.3g} where it has been {self._lowest:.3g} "
             f"(the gradient's norm is {norm:.3g}).",
-            f"Likely cause: a learning rate that is too high (learning_rate, now {rate:.1e}): "
-            "halve it, make the warm-up longer (warmup), or clip the gradient lower (clip_norm). "
-            "If it rose within a few updates, look at the recordings that were heard then.",
+            f"Likely cause: a {rate} that is too high: halve it, {LONGER_WARMUP}, or clip the "
+            "gradient lower (training.clip_norm). If it rose within a few updates, look at the "
+            "recordings that were heard then.",
             loss=level,
             lowest=self._lowest,
             grad_norm=norm,
@@ -107,15 +114,15 @@ class GradientJump(Detector):
             self.clean_step = row.step
         if not self._streak.goes_on(row.step, ill=ill):
             return []
-        rate = row.values.get("learning_rate", self.nature.learning_rate)
+        rate = name_rate(self.nature, row)
         return self._tell(
             "gradient_jump",
             "warning",
             row,
             f"The gradient's norm is {norm:.3g}, {norm / usual:.0f} times what it was "
             f"({usual:.3g}).",
-            "Often the loss rises next. Lower the learning rate "
-            f"(learning_rate, now {rate:.1e}) or clip the gradient lower (clip_norm).",
+            f"Often the loss rises next. Lower the {rate} or clip the gradient lower "
+            "(training.clip_norm).",
             grad_norm=norm,
             usual=usual,
         )
@@ -144,7 +151,7 @@ class NonFinite(Detector):
         steps = sum(count for _, count in self._windows)
         if left_out < 2 or left_out < self.SHARE * steps:
             return []
-        rate = row.values.get("learning_rate", self.nature.learning_rate)
+        rate = name_rate(self.nature, row)
         return self._tell(
             "nonfinite",
             "warning",
@@ -152,8 +159,8 @@ class NonFinite(Detector):
             f"{left_out:.0f} of the last {steps} updates were left out, because a loss or a "
             "gradient was no number.",
             "bad_batches.jsonl names the recordings: if always the same, look at those. If all "
-            f"kinds, lower the learning rate (learning_rate, now {rate:.1e}) or compute in more "
-            "digits (precision float32).",
+            f"kinds, lower the {rate} or compute in more digits "
+            "(training.precision float32).",
             skipped=left_out,
             updates=float(steps),
         )
@@ -193,8 +200,8 @@ class Standstill(Detector):
                 "error",
                 row,
                 "The learning rate is zero: no weight moves.",
-                "Set learning_rate above zero, and look at the schedule (initial_scale, "
-                "final_scale, warmup).",
+                "Set training.learning_rate above zero, and look at the schedule "
+                "(training.schedule).",
                 learning_rate=0.0,
             )
         levels = self._levels(row)
@@ -220,7 +227,7 @@ class Standstill(Detector):
 
     def _judge(self, row: Row, levels: dict[str, float], *, steps: int) -> list[HealthFinding]:
         nature = self.nature
-        rate = row.values.get("learning_rate", nature.learning_rate)
+        rate = name_rate(nature, row)
         level = levels.get(MAIN_LOSS[nature.objective])
         if level is None or steps < self.STEPS:
             return []
@@ -245,11 +252,10 @@ class Standstill(Detector):
                 row,
                 f"Hardly anything is learnt: after {steps} updates past the warm-up the loss is "
                 f"{level:.4g}, {what}.",
-                f"Likely cause: a learning rate that is too low (learning_rate, now {rate:.1e}): "
-                "try three or ten times as much. Or the weights are frozen (feature_grad_scale, "
-                "head_only).",
+                f"Likely cause: a {rate} that is too low: try three or ten times as much. Or the "
+                "weights are frozen (finetune.feature_grad_scale, training.head_only).",
                 loss=level,
-                learning_rate=rate,
+                learning_rate=row.values.get("learning_rate", nature.learning_rate),
             )
         chance = nature.chance_nats
         if chance is None or steps < self.GUESSING_STEPS or level < self.GUESSING * chance:
@@ -262,9 +268,9 @@ class Standstill(Detector):
             f"{level:.3f} nats, where guessing gives {chance:.3f}.",
             "On small machines the contrastive objective may take very long to find its first "
             "units: the objective masked_units learns from the first minute "
-            f"(--objective masked_units). Otherwise: the learning rate (learning_rate, now "
-            f"{rate:.1e}; try a third and three times of it), more sound in an update "
-            "(batch_seconds, accumulation), or a start from a pre-trained model (--start).",
+            f"(--objective masked_units). Otherwise try a third and three times of the {rate}, "
+            "more sound in an update (training.batch_seconds, training.accumulation), or a start from "
+            "a pre-trained model (--start).",
             loss=level,
             guessing=chance,
         )
@@ -315,7 +321,8 @@ class Overfit(Detector):
             f"{self._heard_at_best:.3g} to {heard:.3g}.",
             f"The weights of step {self._best_step} are kept as the best, so nothing is lost; "
             "more updates will hardly help. More recordings will, or more masking and dropout "
-            "(time_probability, dropout), or a start from a pre-trained model (--start).",
+            "(finetune.masking.time_probability, finetune.dropout), or a start from a pre-trained "
+            "model (--start).",
             best=self._best,
             valid=found,
             train=heard,

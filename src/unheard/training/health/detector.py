@@ -1,7 +1,6 @@
 """What all detectors share: rows in, findings out, and since when all was well."""
 
 from collections import deque
-from collections.abc import Iterable
 from statistics import median
 
 from unheard.training.health.findings import HealthFinding, Nature, Row, Severity
@@ -94,6 +93,10 @@ def past_warmup(nature: Nature, row: Row) -> bool:
     return row.values.get("progress", 1.0) >= 0.5 * nature.warmup
 
 
-def join_advice(parts: Iterable[str]) -> str:
-    """Write several pieces of advice as sentences, the likeliest cause first."""
-    return " ".join(parts)
+LONGER_WARMUP = "make the warm-up longer (training.schedule.warmup)"
+
+
+def name_rate(nature: Nature, row: Row) -> str:
+    """Write the learning rate with its setting and what it is at a row."""
+    rate = row.values.get("learning_rate", nature.learning_rate)
+    return f"learning rate (training.learning_rate, now {rate:.1e})"

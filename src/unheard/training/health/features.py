@@ -1,6 +1,6 @@
 """The scale of what the convolutions hear: growing without end, or fading to nothing."""
 
-from unheard.training.health.detector import Detector, Middle, Streak
+from unheard.training.health.detector import Detector, Middle, Streak, name_rate
 from unheard.training.health.findings import HealthFinding, Nature, Row
 
 
@@ -33,7 +33,7 @@ class FeatureScale(Detector):
             self._start = self._first.add(power)
             self.clean_step = row.step
             return []
-        rate = row.values.get("learning_rate", self.nature.learning_rate)
+        rate = name_rate(self.nature, row)
         figures = {"feature_power": power, "at_first": self._start}
         huge = power > self.HUGE and power > self.GROWN * self._start
         faded = power <= self.FADED * self._start
@@ -46,8 +46,8 @@ class FeatureScale(Detector):
                 row,
                 f"What the convolutions make of the sound has grown from a mean square of "
                 f"{self._start:.2g} to {power:.2g}.",
-                "Likely cause: nothing holds it (feature_penalty_weight; the published Base has "
-                f"10), or a learning rate that is too high (learning_rate, now {rate:.1e}).",
+                "Likely cause: nothing holds it (network.feature_penalty_weight; the published "
+                f"Base has 10), or a {rate} that is too high.",
                 **figures,
             )
         if self._faded.goes_on(row.step, ill=faded):
@@ -57,8 +57,8 @@ class FeatureScale(Detector):
                 row,
                 f"What the convolutions make of the sound has faded from a mean square of "
                 f"{self._start:.2g} to {power:.2g}: the network no longer hears.",
-                "Likely cause: the feature penalty outweighs the rest (feature_penalty_weight), "
-                f"or the learning rate is too high (learning_rate, now {rate:.1e}): lower them. "
+                "Likely cause: the feature penalty outweighs the rest "
+                f"(network.feature_penalty_weight), or a {rate} that is too high: lower them. "
                 "If it was so from the start, are the recordings silent?",
                 **figures,
             )

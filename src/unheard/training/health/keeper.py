@@ -126,6 +126,6 @@ def rewound(number: int, row: Mapping[str, Any]) -> HealthFinding:
         step=int(row["step"]),
         message=f"At step {row['from_step']} the run was lost ({row['code']}), so it went back to "
         f"step {row['step']} and goes on from there with {factor:g} times the learning rate.",
-        advice="Next time, start with the lower rate (learning_rate).",
+        advice="Next time, start with the lower rate (training.learning_rate).",
         values={"from_step": row["from_step"], "rate_factor": factor},
     )

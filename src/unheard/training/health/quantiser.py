@@ -2,7 +2,13 @@
 
 import math
 
-from unheard.training.health.detector import Detector, Streak, join_advice, past_warmup
+from unheard.training.health.detector import (
+    LONGER_WARMUP,
+    Detector,
+    Streak,
+    name_rate,
+    past_warmup,
+)
 from unheard.training.health.findings import HealthFinding, Nature, Row
 
 COLLAPSED = 0.25
@@ -89,37 +95,32 @@ class CodeCollapse(Detector):
 
     def _advice(self, row: Row) -> str:
         nature = self.nature
-        rate = row.values.get("learning_rate", nature.learning_rate)
+        rate = name_rate(nature, row)
         parts = []
         if nature.diversity_weight < PAPER_DIVERSITY:
             parts.append(
                 f"Likely cause: the diversity weight is {nature.diversity_weight:g}; set "
-                f"diversity_weight to {PAPER_DIVERSITY:g} or more."
+                f"network.diversity_weight to {PAPER_DIVERSITY:g} or more."
             )
-            parts.append(
-                f"If that is not enough, lower the learning rate (learning_rate, now {rate:.1e}) "
-                "or make the warm-up longer (warmup)."
-            )
+            parts.append(f"If that is not enough, lower the {rate} or {LONGER_WARMUP}.")
         else:
+            parts.append(f"Likely cause: a {rate} that is too high: halve it, or {LONGER_WARMUP}.")
             parts.append(
-                f"Likely cause: a learning rate that is too high (learning_rate, now {rate:.1e}); "
-                "halve it, or make the warm-up longer (warmup)."
-            )
-            parts.append(
-                f"Or raise the diversity weight (diversity_weight, now "
+                f"Or raise the diversity weight (network.diversity_weight, now "
                 f"{nature.diversity_weight:g})."
             )
         if 0 < nature.batch_seconds < LITTLE_SOUND_SECONDS:
             parts.append(
                 f"An update hears {nature.batch_seconds:.0f} s only: larger batches "
-                "(batch_seconds, accumulation) show the diversity term more codes."
+                "(training.batch_seconds, training.accumulation) show the diversity term more of "
+                "the codes."
             )
         if nature.temperature_end < 0.5:
             parts.append(
                 f"The quantiser's temperature falls to {nature.temperature_end:g}: a higher floor "
-                "(temperature_end) keeps it exploring."
+                "(network.quantizer.temperature_end) keeps it exploring."
             )
-        return join_advice(parts)
+        return " ".join(parts)
 
 
 class UnitCollapse(Detector):
@@ -144,17 +145,16 @@ class UnitCollapse(Detector):
         ill = share < COLLAPSED and past_warmup(self.nature, row)
         if not self._streak.goes_on(row.step, ill=ill):
             return []
-        rate = row.values.get("learning_rate", self.nature.learning_rate)
+        rate = name_rate(self.nature, row)
         return self._tell(
             "units_collapsed",
             "error",
             row,
             f"The network names {predicted:.1f} units, where the recordings have {units:.1f} "
             "equally frequent ones: for most masked sounds it says the same.",
-            f"Likely cause: a learning rate that is too high (learning_rate, now {rate:.1e}): "
-            "halve it, or make the warm-up longer (warmup). If the loss was flat from the first "
-            "update, the units may not belong to the recordings: were they made from the same "
-            "audio, by a network with the same frames?",
+            f"Likely cause: a {rate} that is too high: halve it, or {LONGER_WARMUP}. If the loss "
+            "was flat from the first update, the units may not belong to the recordings: were "
+            "they made from the same audio, by a network with the same frames?",
             predicted_perplexity=predicted,
             unit_perplexity=units,
             accuracy=row.values.get("accuracy", 0.0),

@@ -1,6 +1,12 @@
 """Blank-only: a CTC network that writes nothing, at the start and for too long."""
 
-from unheard.training.health.detector import Detector, Middle, past_warmup
+from unheard.training.health.detector import (
+    LONGER_WARMUP,
+    Detector,
+    Middle,
+    name_rate,
+    past_warmup,
+)
 from unheard.training.health.findings import HealthFinding, Nature, Row
 
 SILENT = 0.98
@@ -94,7 +100,6 @@ class BlankPlateau(Detector):
     def _alarm(
         self, row: Row, *, blank: float, steps: int, ratio: float | None, level: float
     ) -> list[HealthFinding]:
-        rate = row.values.get("learning_rate", self.nature.learning_rate)
         compared = ""
         if ratio is not None:
             compared = (
@@ -104,43 +109,47 @@ class BlankPlateau(Detector):
             f"It writes nothing: {blank:.0%} of the frames have been blank for {steps} updates, "
             f"and the loss stays at {level:.1f} nats an utterance{compared}."
         )
-        if ratio is not None and ratio > FAR:
-            advice = (
-                "Not even silence was learnt well, so the weights hardly move or jump about: a "
-                f"learning rate (learning_rate, now {rate:.1e}) far too low or far too high. "
-                "Change it tenfold, by the curve of the loss: flat is too low, jumping too high."
-            )
-        elif ratio is not None and ratio > WORSE:
-            advice = (
-                "The loss is above that of silence, so updates overshoot: lower the learning rate "
-                f"(learning_rate, now {rate:.1e}), to a third for instance."
-            )
-        elif self._has_written:
-            advice = (
-                "It did write before, so the learning rate "
-                f"(learning_rate, now {rate:.1e}) is likely too high: halve it, or make the "
-                "warm-up longer (warmup)."
-            )
-        elif rate >= HIGH_RATE:
-            advice = (
-                f"Likely cause: the learning rate (learning_rate, now {rate:.1e}) is far above "
-                "what the recipes take (1e-5 to 1e-3): lower it tenfold. If it stays so, do the "
-                "transcripts belong to their recordings?"
-            )
-        else:
-            advice = (
-                "Likely causes: transcripts that do not belong to their recordings (listen to a "
-                "few, look at alphabet and language); a learning rate (learning_rate, now "
-                f"{rate:.1e}) that is too high or too low: try a third and three times of it; "
-                + (
-                    "convolutions that are frozen or a head that learns alone for too long "
-                    "(feature_grad_scale, head_only); too few updates."
-                    if self.nature.pretrained
-                    else "random weights and few transcripts: start from a pre-trained model "
-                    "(--start), or give it more updates."
-                )
-            )
+        advice = self._advice(row, ratio=1.0 if ratio is None else ratio)
         figures = {"blank_ratio": blank, "ctc": level, "steps": float(steps)}
         if ratio is not None:
             figures["over_constant_output"] = ratio
         return self._tell("blank_only", "error", row, message, advice, **figures)
+
+    def _advice(self, row: Row, *, ratio: float) -> str:
+        """Name the likeliest cause first."""
+        rate = name_rate(self.nature, row)
+        if ratio > FAR:
+            return (
+                "Not even silence was learnt well, so the weights hardly move or jump about: a "
+                f"{rate} that is far too low or far too high. Change it tenfold, by the curve of "
+                "the loss: flat is too low, jumping too high."
+            )
+        if ratio > WORSE:
+            return (
+                "The loss is above that of silence, so updates overshoot: lower the "
+                f"{rate}, to a third for instance."
+            )
+        if self._has_written:
+            return (
+                f"It did write before, so the {rate} is likely too high: halve it, or "
+                f"{LONGER_WARMUP}."
+            )
+        if row.values.get("learning_rate", self.nature.learning_rate) >= HIGH_RATE:
+            return (
+                f"Likely cause: the {rate} is far above what the recipes take (1e-5 to 1e-3): "
+                "lower it tenfold. If it stays so, do the transcripts belong to their recordings?"
+            )
+        causes = (
+            "Likely causes: transcripts that do not belong to their recordings (listen to a few, "
+            f"look at alphabet and language); a {rate} that is too high or too low (try a third "
+            "and three times of it); "
+        )
+        if self.nature.pretrained:
+            return causes + (
+                "convolutions that are frozen or a head that learns alone for too long "
+                "(finetune.feature_grad_scale, training.head_only); too few updates."
+            )
+        return causes + (
+            "random weights and few transcripts: start from a pre-trained model (--start), or "
+            "give it more updates."
+        )
