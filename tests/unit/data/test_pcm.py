@@ -208,7 +208,8 @@ def test_a_store_without_its_index_was_never_finished(
     decoded = Decoded(monkeypatch)
     open_store(three, folder, root=tmp_path)
     assert len(decoded.names) == 3
-    assert sorted(path.name for path in folder.iterdir()) == ["index.json", "samples.i16"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["index.json", "names.json", "samples.i16"]
 
 
 def test_the_index_is_only_there_when_all_is_decoded(
