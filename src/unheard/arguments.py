@@ -18,6 +18,9 @@ import tyro
 
 from unheard.errors import ConfigError
 
+ALIASES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({"preset": ("--recipe",)})
+"""Further names of options, by parameter."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
@@ -115,13 +118,19 @@ def _command_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]
         details = tyro.conf.arg(
             help_behavior_hint=_hint(parameter, kind),
             metavar=_metavar(parameter, kind, hints[parameter.name]),
+            aliases=ALIASES.get(parameter.name, ()),
         )
-        parameters.append(parameter.replace(annotation=Annotated[kind, details]))
+        annotation = Annotated[kind, details]
+        if _takes_mapping(hints[parameter.name]):
+            annotation = Annotated[annotation, tyro.conf.UseAppendAction]
+        parameters.append(parameter.replace(annotation=annotation))
     return sorted(parameters, key=lambda parameter: parameter.kind)
 
 
 def _metavar(parameter: inspect.Parameter, kind: Any, annotation: Any) -> str | None:
     """Name what is to be typed, where tyro's own name would mislead."""
+    if _takes_mapping(annotation):
+        return "NAME=VALUE"
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         return f"{parameter.name.upper()} ..." if get_origin(kind) is tuple else None
     if "Path" not in str(annotation):
@@ -130,6 +139,11 @@ def _metavar(parameter: inspect.Parameter, kind: Any, annotation: Any) -> str | 
     numeric = {int, float} & set(alternatives)
     listed = any(get_origin(alternative) is tuple for alternative in alternatives)
     return "NUMBER|PATH" if numeric else "PATH ..." if listed else "PATH"
+
+
+def _takes_mapping(annotation: Any) -> bool:
+    """Whether a parameter is names with values: each then has an option of its own."""
+    return any(get_origin(one) is Mapping for one in (annotation, *get_args(annotation)))
 
 
 def _hint(parameter: inspect.Parameter, kind: Any) -> str:

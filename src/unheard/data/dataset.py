@@ -151,8 +151,8 @@ class UnlabelledSource:
         self.sampling = weigh(
             sampling,
             num_samples=np.minimum(lengths, self._max_samples),
-            languages=[languages[number] for number in self._usable],
-            corpora=[corpora[number] for number in self._usable],
+            languages=[languages[int(number)] for number in self._usable],
+            corpora=[corpora[int(number)] for number in self._usable],
             sample_rate=SAMPLE_RATE,
         )
         self.plan = SampledPlan(

@@ -114,7 +114,7 @@ def weigh(
         dtype=np.int64,
         count=len(num_samples),
     )
-    sizes = np.bincount(group_of, weights=num_samples, minlength=len(names))
+    sizes = _sums(num_samples, group_of, len(names))
     counts = np.bincount(group_of, minlength=len(names))
     shares = _shares(sizes, [corpus for corpus, _ in names], config)
     passes = np.divide(shares * sizes.sum(), sizes, out=np.zeros_like(sizes), where=sizes > 0)
@@ -139,12 +139,19 @@ def _shares(
     shares = np.zeros_like(sizes)
     names = sorted(set(corpora))
     of_corpus = np.array([names.index(corpus) for corpus in corpora])
-    totals = np.bincount(of_corpus, weights=sizes, minlength=len(names))
+    totals = _sums(sizes, of_corpus, len(names))
     weights = _tempered(totals, 1.0 if config.corpus is None else config.corpus)
     for number, weight in enumerate(weights):
         members = of_corpus == number
         shares[members] = weight * _tempered(sizes[members], config.language)
     return shares
+
+
+def _sums(
+    values: NDArray[np.int64] | NDArray[np.float64], group_of: NDArray[np.int64], groups: int
+) -> NDArray[np.float64]:
+    """Add up values by group."""
+    return np.bincount(group_of, weights=values, minlength=groups).astype(np.float64)
 
 
 def _tempered(sizes: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:

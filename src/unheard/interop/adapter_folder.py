@@ -105,18 +105,8 @@ def save_adapter(
         AlphabetError: if the language cannot be written with the folder's special tokens.
     """
     target = Path(folder)
-    language, alphabet = bundle.adapter, bundle.alphabet
-    if language is None or alphabet is None or not bundle.encoder_config.adapter_dim:
-        raise ConfigError(
-            "There is no adapter to store: expected a model with the adapter and alphabet of a "
-            "language, got one without. Make one with `new_adapter`."
-        )
+    language, alphabet, weights = _adapter_of(bundle)
     path = adapter_file(target, language)
-    state = bundle.model.state_dict()
-    weights = {
-        keymap.transformers_name(name): state[name] for name in state if is_of_language(name)
-    }
-    storage.check_finite(weights, source=f"the adapter {language!r}")
     _check_settings(read_settings(target).values, bundle.encoder_config, source=target)
     _check_base(target, bundle)
     with locked(target / f"{VOCABULARY_FILE}.lock"):
@@ -139,6 +129,48 @@ def save_adapter(
                 {"tokenizer_class": KIND, **described, "target_lang": base or language},
             )
     return path
+
+
+def write_adapter(bundle: ModelBundle, folder: str | os.PathLike[str]) -> Path:
+    """Write the language of a model alone: its adapter, and a vocabulary with nothing else.
+
+    Args:
+        bundle: a model with an adapter.
+        folder: a new folder, or one that this has written.
+
+    Returns:
+        The adapter's file.
+
+    Raises:
+        ConfigError: if the model has no adapter.
+        CheckpointError: if weights are not finite.
+        AlphabetError: if the language cannot be written with transformers' special tokens.
+    """
+    target = Path(folder)
+    language, alphabet, weights = _adapter_of(bundle)
+    vocabulary = _vocabulary(alphabet, {}, source=target)
+    target.mkdir(parents=True, exist_ok=True)
+    path = adapter_file(target, language)
+    with atomic_path(path) as temporary:
+        storage.write_tensors(temporary, weights)
+    write_json_atomic(target / VOCABULARY_FILE, {language: vocabulary})
+    return path
+
+
+def _adapter_of(bundle: ModelBundle) -> tuple[str, Alphabet, dict[str, torch.Tensor]]:
+    """The language of a model, how it is written, and its weights under transformers' names."""
+    language, alphabet = bundle.adapter, bundle.alphabet
+    if language is None or alphabet is None or not bundle.encoder_config.adapter_dim:
+        raise ConfigError(
+            "There is no adapter to store: expected a model with the adapter and alphabet of a "
+            "language, got one without. Make one with `new_adapter`."
+        )
+    state = bundle.model.state_dict()
+    weights = {
+        keymap.transformers_name(name): state[name] for name in state if is_of_language(name)
+    }
+    storage.check_finite(weights, source=f"the adapter {language!r}")
+    return language, alphabet, weights
 
 
 def _roles(folder: Path) -> Mapping[str, Any]:

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
-from unheard.models.config import EncoderConfig, PretrainingConfig, QuantizerConfig
+from unheard.interop.bundle import NetworkConfig
+from unheard.models.config import EncoderConfig, PretrainingConfig
 from unheard.recipes.recipe import Recipe
 from unheard.recipes.wav2vec2 import BASE_NETWORK, CLIP_NORM, LARGE_NETWORK, large
 from unheard.recipes.xlsr import XLS_R_1B_NETWORK
 from unheard.training.config import TrainingConfig
 from unheard.training.schedule import Budget, ScheduleConfig
+
+CONTINUED = "continued"
 
 
 def continued() -> Recipe:
@@ -23,7 +26,7 @@ def continued() -> Recipe:
     """
     return replace(
         large(),
-        name="continued",
+        name=CONTINUED,
         stage="pretraining",
         pretraining=TrainingConfig(
             budget=Budget(max_steps=20_000),
@@ -41,14 +44,51 @@ def continued() -> Recipe:
 
 
 def heads_for(encoder: EncoderConfig) -> PretrainingConfig:
-    """The heads that released networks of a width were trained with, on this encoder."""
+    """How the released networks of a width were pre-trained, on this encoder's shape.
+
+    Dropouts and weights of losses are theirs, whatever the encoder was fine-tuned with since.
+    """
     if encoder.dim >= 1280:
-        return replace(XLS_R_1B_NETWORK, encoder=encoder)
-    if encoder.dim >= 1024:
-        return replace(LARGE_NETWORK, encoder=encoder)
-    return replace(BASE_NETWORK, encoder=encoder)
+        trained = XLS_R_1B_NETWORK
+    elif encoder.dim >= 1024:
+        trained = LARGE_NETWORK
+    else:
+        trained = BASE_NETWORK
+    return replace(trained, encoder=_trained_as(encoder, trained.encoder))
 
 
-def at_floor(quantizer: QuantizerConfig) -> QuantizerConfig:
-    """Keep the temperature at its end: the encoder has learnt already."""
-    return replace(quantizer, temperature_start=quantizer.temperature_end)
+def go_on_from(start: NetworkConfig, wanted: PretrainingConfig) -> PretrainingConfig:
+    """Settings for pre-training that goes on.
+
+    Args:
+        start: of the model that there is; its shapes stay, those of its heads too if it has them.
+        wanted: everything else: dropouts, masks, losses; and the heads if they must be made anew.
+
+    Returns:
+        The network, its temperature at the end of its fall throughout: the encoder has learnt
+        already.
+    """
+    quantizer, projection_dim = wanted.quantizer, wanted.projection_dim
+    if isinstance(start, PretrainingConfig):
+        own = start.quantizer
+        quantizer = replace(quantizer, groups=own.groups, entries=own.entries, dim=own.dim)
+        projection_dim = start.projection_dim
+    return replace(
+        wanted,
+        encoder=_trained_as(start.encoder, wanted.encoder),
+        quantizer=replace(quantizer, temperature_start=quantizer.temperature_end),
+        projection_dim=projection_dim,
+    )
+
+
+def _trained_as(shape: EncoderConfig, trained: EncoderConfig) -> EncoderConfig:
+    """The shape of one encoder with the dropouts of another."""
+    return replace(
+        shape,
+        dropout=trained.dropout,
+        attention_dropout=trained.attention_dropout,
+        activation_dropout=trained.activation_dropout,
+        input_dropout=trained.input_dropout,
+        layer_drop=trained.layer_drop,
+        feature_grad_scale=trained.feature_grad_scale,
+    )

@@ -16,34 +16,46 @@ from unheard.config import from_dict, to_dict
 from unheard.data.dataset import LabelledSource
 from unheard.data.manifest import Utterance
 from unheard.data.pcm import PcmStore, open_store
+from unheard.data.store import SampleStore
 from unheard.decoding.greedy import best_frames
 from unheard.errors import ConfigError
 from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
 from unheard.inference.engine import Engine, plan_batches
+from unheard.interop.adapter_folder import save_adapter, write_adapter
 from unheard.interop.bundle import ModelBundle
-from unheard.interop.load import load_model
 from unheard.interop.native import save_model
 from unheard.models.config import CtcConfig, EncoderConfig
 from unheard.models.ctc import CtcModel
 from unheard.objectives.ctc import ctc_objective
 from unheard.recipes.catalogue import FinetuneSettings, Recipe, get_recipe
+from unheard.tasks.health import LACKING, writing_watch
+from unheard.tasks.language_adapters import adapted, check_can_adapt, load_start
 from unheard.tasks.runs import (
+    Changes,
     budget_of,
+    changed,
     choose_device,
+    choose_recipe,
     forget_decoded,
+    given,
     keep_settings,
+    named_changes,
     read_utterances,
     report_unreadable,
     seeded,
     show_decoding,
     start_weights,
 )
+from unheard.tasks.shard_sets import lie_in_shards, open_shard_set
 from unheard.tensors import derive_seed
 from unheard.text import normalize
 from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import score
 from unheard.training.checkpoint import load_checkpoint
-from unheard.training.config import TrainingConfig
+from unheard.training.config import Execution, Parallel, TrainingConfig
+from unheard.training.distributed import ALONE, Ranks, join_ranks
+from unheard.training.frozen import thaw
+from unheard.training.health.findings import OnCollapse
 from unheard.training.logging import Sample
 from unheard.training.loop import Validation, train
 from unheard.training.precision import resolve_precision
@@ -86,13 +98,13 @@ class LabelledSet:
 
     Attributes:
         utterances: in the order of the store, texts normalised.
-        store: their decoded recordings.
+        store: their recordings, decoded or in shards.
         targets: symbols of each.
         left_out: rows {id, audio, reason, detail} of those that cannot be used.
     """
 
     utterances: list[Utterance]
-    store: PcmStore
+    store: SampleStore
     targets: list[list[int]]
     left_out: list[dict[str, str]]
 
@@ -104,9 +116,18 @@ def finetune(
     start: str | os.PathLike[str] | None = None,
     valid: str | os.PathLike[str] | float = 0.1,
     preset: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    set: Changes = (),
+    language: str | None = None,
+    into: str | os.PathLike[str] | None = None,
     normalizer: str = NORMALIZER,
     max_minutes: float | None = None,
     max_steps: int | None = None,
+    accumulation: int | None = None,
+    parallel: Parallel = "ddp",
+    recompute: bool = False,
+    compile: bool = False,
+    on_collapse: OnCollapse = "warn",
     seed: int = 0,
     device: str = "auto",
     quiet: bool = False,
@@ -116,16 +137,33 @@ def finetune(
     Repeat the command to go on where it was stopped; a finished run is not done again.
 
     Args:
-        transcripts: anything that `scan` reads, with transcripts.
+        transcripts: anything that `scan` reads, or a folder or address of shards (see `shard`),
+            with transcripts.
         out: run folder; the model folder is OUT/model.
         start: a pre-trained model (folder or Hugging Face id); random weights if left out.
         valid: utterances to choose the best step by: anything that `scan` reads, or the part of
             the transcripts to set aside.
-        preset: settings: nano, mini, base or large; those that fit the size of `start` if left
-            out, mini if there is no `start`.
+        preset: a recipe, that is settings, by its name; `unheard recipes` lists them. If left out,
+            mms-adapter where a `language` is given, else what fits the size of `start`, mini if
+            there is no `start`.
+        config: a file with a recipe, as `unheard recipes NAME` prints it, instead.
+        set: settings to change, such as training.learning_rate=1e-4; once for each.
+        language: name of the language whose adapter is learnt, an ISO 639-3 code such as "lug";
+            the rest of `start` stays as it is. One that `start` has already is gone on from.
+        into: a folder of transformers that holds `start`, to which the adapter is added; without
+            it, OUT/model is a whole model.
         normalizer: what transcripts go through first: "basic-1" or "none-1".
         max_minutes: time to train [minutes]; the preset's own by default.
         max_steps: updates of the weights, instead of or besides a time.
+        accumulation: micro-batches to one update, of all processes together; the preset's own by
+            default.
+        parallel: how the processes that `torchrun` started hold the network: "ddp" for a copy
+            each, "fsdp" for a share of every parameter each.
+        recompute: keep less for the backward pass and compute it again, to save memory.
+        compile: compile Transformer layers with torch.compile, where that works.
+        on_collapse: what to do when the run is lost, for instance because nothing but blanks is
+            written: "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the
+            last checkpoint from before and on with half the learning rate, three times at most.
         seed: of everything that is drawn.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
         quiet: print nothing while it runs.
@@ -136,48 +174,73 @@ def finetune(
     Raises:
         ConfigError: if there is nothing to learn from, or the folder holds a run with other
             settings.
+        RankError: when another of the processes that train together failed.
     """
+    changes = named_changes(set)
     folder = Path(out)
-    keep_settings(
-        folder / "request.json",
-        {
-            "transcripts": os.fspath(transcripts),
-            "start": None if start is None else os.fspath(start),
-            "valid": os.fspath(valid) if isinstance(valid, os.PathLike) else valid,
-            "preset": preset,
-            "normalizer": normalizer,
-            "max_minutes": max_minutes,
-            "max_steps": max_steps,
-            "seed": seed,
-        },
-    )
-    if (finished := _finished(folder, folder / "model")) is not None:
-        return finished
-    bundle = None if start is None else load_model(start)
-    recipe = get_recipe(preset) if preset is not None else recipe_for(bundle)
-    learned, held_out = read_utterances(transcripts, valid=valid, out=folder, seed=seed)
-    result = finetune_utterances(
-        learned,
-        held_out,
-        recipe,
-        run_folder=folder,
-        model_folder=folder / "model",
-        config=replace(
-            recipe.finetuning,
-            budget=budget_of(recipe.finetuning.budget, max_minutes, max_steps),
-            seed=seed,
-        ),
-        start=bundle,
-        normalizer=normalizer,
-        device=choose_device(device),
-        quiet=quiet,
-    )
-    forget_decoded(folder / "decoded")
-    return result
+    model_folder = folder / "model" if into is None else Path(into)
+    request = {
+        "transcripts": os.fspath(transcripts),
+        "start": None if start is None else os.fspath(start),
+        "valid": os.fspath(valid) if isinstance(valid, os.PathLike) else valid,
+        "preset": preset,
+        "config": None if config is None else os.fspath(config),
+        "set": changes,
+        "language": language,
+        "into": None if into is None else os.fspath(into),
+        "normalizer": normalizer,
+        "max_minutes": max_minutes,
+        "max_steps": max_steps,
+        "accumulation": accumulation,
+        "seed": seed,
+    }
+    with join_ranks(choose_device(device)) as ranks:
+        ranks.ask_first(lambda: keep_settings(folder / "request.json", request))
+        if (finished := _finished(folder, model_folder)) is not None:
+            return finished
+        bundle = None if start is None else load_start(start, language)
+        recipe = changed(
+            choose_recipe(preset, config, otherwise=partial(recipe_for, bundle, language)),
+            changes,
+            training="finetuning",
+        )
+        learned, held_out = read_utterances(
+            transcripts, valid=valid, out=folder, seed=seed, ranks=ranks
+        )
+        result = finetune_utterances(
+            learned,
+            held_out,
+            recipe,
+            run_folder=folder,
+            model_folder=model_folder,
+            config=replace(
+                recipe.finetuning,
+                budget=budget_of(recipe.finetuning.budget, max_minutes, max_steps),
+                seed=seed,
+                **given(accumulation=accumulation),
+            ),
+            start=bundle,
+            language=language,
+            adds=into is not None,
+            normalizer=normalizer,
+            device=ranks.device,
+            quiet=quiet or not ranks.first,
+            ranks=ranks,
+            execution=Execution(
+                parallel=parallel,
+                recompute=recompute,
+                compile=compile,
+                on_collapse=on_collapse,
+            ),
+        )
+        ranks.ask_first(lambda: forget_decoded(folder / "decoded"))
+        return result
 
 
-def recipe_for(start: ModelBundle | None) -> Recipe:
-    """Choose the recipe whose network is closest in width to a model's."""
+def recipe_for(start: ModelBundle | None, language: str | None = None) -> Recipe:
+    """Choose the recipe whose network is closest in width to a model's; or that of adapters."""
+    if language is not None:
+        return get_recipe("mms-adapter")
     if start is None:
         return get_recipe("mini")
     dim = start.encoder_config.dim
@@ -197,9 +260,13 @@ def finetune_utterances(
     model_folder: Path,
     config: TrainingConfig,
     start: ModelBundle | None,
+    language: str | None = None,
+    adds: bool = False,
     normalizer: str,
     device: torch.device,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
+    execution: Execution | None = None,
 ) -> FinetuneResult:
     """Fine-tune on utterances with texts; the same stage as in `learn`.
 
@@ -211,9 +278,13 @@ def finetune_utterances(
         model_folder: where the result goes.
         config: settings of the training.
         start: a model whose encoder to go on from, or None for random weights.
+        language: whose adapter is learnt, if the recipe is one of adapters.
+        adds: `model_folder` holds `start` for transformers, and gets the adapter only.
         normalizer: name of the normaliser of transcripts.
         device: where to train.
         quiet: print nothing.
+        ranks: this process among those that train together.
+        execution: how the work is done.
 
     Raises:
         ConfigError: if there is nothing to learn from, or the folder holds a run with other
@@ -221,8 +292,15 @@ def finetune_utterances(
     """
     if (finished := _finished(run_folder, model_folder)) is not None:
         return finished
-    alphabet = _alphabet(learned, normalizer)
     settings = recipe.finetune
+    if settings.adapter_dim:
+        check_can_adapt(start, language, adapter_dim=settings.adapter_dim, recipe=recipe.name)
+    elif language is not None or adds:
+        raise ConfigError(
+            f"The recipe {recipe.name} trains the whole network: expected one of adapters, such "
+            "as mms-adapter, for a language of its own."
+        )
+    alphabet = _alphabet(learned, normalizer)
     encoder, spec = _encoder(recipe, settings, start)
     network = CtcConfig(
         encoder=encoder,
@@ -230,36 +308,33 @@ def finetune_utterances(
         head_dropout=settings.head_dropout,
         masking=settings.masking,
     )
-    keep_settings(
-        run_folder / "config.json",
-        {"preset": recipe.name, "network": to_dict(network), "training": to_dict(config)},
-    )
-    progress = None if quiet else show_decoding
-    train_set = _labelled(
-        learned, run_folder / "decoded" / "train", alphabet, normalizer, encoder, progress
-    )
-    valid_set = _labelled(
-        _shorten(held_out, config.seed),
-        run_folder / "decoded" / "valid",
-        alphabet,
-        normalizer,
-        encoder,
-        progress,
-    )
-    _report_left_out(train_set, valid_set, run_folder)
+    written = {
+        "preset": recipe.name,
+        "language": language,
+        "network": to_dict(network),
+        "training": to_dict(config),
+    }
+    ranks.ask_first(lambda: keep_settings(run_folder / "config.json", written))
+
+    def decode(utterances: Sequence[Utterance], name: str) -> LabelledSet:
+        folder = run_folder / "decoded" / name
+        progress = None if quiet else show_decoding
+        return _labelled(utterances, folder, alphabet, normalizer, encoder, progress, ranks)
+
+    train_set = decode(learned, "train")
+    valid_set = decode(_shorten(held_out, config.seed), "valid")
+    ranks.ask_first(lambda: _report_left_out(train_set, valid_set, run_folder))
     if not train_set.utterances or not valid_set.utterances:
         raise ConfigError(
             "Fine-tuning needs transcripts to learn from and to validate on: expected both, got "
             f"{len(train_set.utterances)} and {len(valid_set.utterances)} that can be used. "
             f"{run_folder / 'left_out.jsonl'} says what is wrong with the others."
         )
-    with seeded(config.seed, "weights"):
-        model = CtcModel(network)
-    if start is None:
-        start_weights(model.encoder, recipe, seed=config.seed)
+    if start is not None and language is not None:
+        model = adapted(start, language, alphabet, network, seed=config.seed)
     else:
-        model.encoder.load_state_dict(start.model.encoder.state_dict())
-    bundle = ModelBundle(model=model, alphabet=alphabet, input_spec=spec)
+        model = _fresh(network, recipe, start, seed=config.seed)
+    bundle = ModelBundle(model=model, alphabet=alphabet, input_spec=spec, adapter=language)
     trained = train(
         model,
         partial(ctc_objective, blank=alphabet.blank_id),
@@ -277,41 +352,76 @@ def finetune_utterances(
         head=model.head if start is not None else None,
         device=device,
         quiet=quiet,
+        ranks=ranks,
+        execution=execution,
+        watch=writing_watch(
+            {"training": train_set.store, "validation": valid_set.store},
+            {"training": train_set.targets, "validation": valid_set.targets},
+            {"training": train_set.left_out, "validation": valid_set.left_out},
+            alphabet=alphabet,
+            encoder=encoder,
+            config=config,
+            pretrained=start is not None,
+        ),
     )
-    best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
-    figures = {
-        "steps": trained.state.step,
-        "valid_cer": best["cer"],
-        "valid_wer": best["wer"],
-        "minutes": trained.state.elapsed_seconds / 60,
-        "utterances": len(train_set.utterances),
-        "left_out": len(train_set.left_out) + len(valid_set.left_out),
-        "unreadable": len(train_set.store.unreadable) + len(valid_set.store.unreadable),
-    }
-    model.cpu().eval()
-    recogniser = replace(
-        bundle,
-        provenance={
-            "made_by": f"unheard {unheard.__version__}",
-            "task": "finetune",
-            "preset": recipe.name,
-            "normalizer": normalizer,
-            "seed": config.seed,
-            "parent": None if start is None else start.provenance,
-            **figures,
-        },
-    )
-    save_model(recogniser, model_folder)
-    write_json_atomic(run_folder / "result.json", figures)
-    return from_dict(FinetuneResult, {**figures, "model": str(model_folder)})
+
+    def finish() -> FinetuneResult:
+        best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
+        figures = {
+            "steps": trained.state.step,
+            "valid_cer": best["cer"],
+            "valid_wer": best["wer"],
+            "minutes": trained.state.elapsed_seconds / 60,
+            "utterances": len(train_set.utterances),
+            "left_out": len(train_set.left_out) + len(valid_set.left_out),
+            "unreadable": len(train_set.store.unreadable) + len(valid_set.store.unreadable),
+        }
+        thaw(model.cpu().eval())
+        recogniser = replace(
+            bundle,
+            provenance={
+                "made_by": f"unheard {unheard.__version__}",
+                "task": "finetune",
+                "preset": recipe.name,
+                "normalizer": normalizer,
+                "seed": config.seed,
+                "parent": None if start is None else start.provenance,
+                **figures,
+            },
+        )
+        if language is not None:
+            write_adapter(recogniser, run_folder / "adapter")
+        if adds:
+            save_adapter(recogniser, model_folder)
+        else:
+            save_model(recogniser, model_folder)
+        write_json_atomic(run_folder / "result.json", figures)
+        return _read_result(run_folder, model_folder)
+
+    return ranks.first_then(finish, lambda: _read_result(run_folder, model_folder))
+
+
+def _fresh(network: CtcConfig, recipe: Recipe, start: ModelBundle | None, *, seed: int) -> CtcModel:
+    """Make a network that learns as a whole, with the encoder of another if there is one."""
+    with seeded(seed, "weights"):
+        model = CtcModel(network)
+    if start is None:
+        start_weights(model.encoder, recipe, seed=seed)
+    else:
+        model.encoder.load_state_dict(start.model.encoder.state_dict())
+    return model
 
 
 def _finished(run_folder: Path, model_folder: Path) -> FinetuneResult | None:
     """Read the result of a run that ended before; None when there is none yet."""
-    path = run_folder / "result.json"
-    if not (path.exists() and model_folder.exists()):
+    if not ((run_folder / "result.json").exists() and model_folder.exists()):
         return None
-    return from_dict(FinetuneResult, {**read_json(path), "model": str(model_folder)})
+    return _read_result(run_folder, model_folder)
+
+
+def _read_result(run_folder: Path, model_folder: Path) -> FinetuneResult:
+    figures = read_json(run_folder / "result.json")
+    return from_dict(FinetuneResult, {**figures, "model": str(model_folder)})
 
 
 def _alphabet(utterances: Sequence[Utterance], normalizer: str) -> Alphabet:
@@ -336,6 +446,7 @@ def _encoder(
         activation_dropout=settings.activation_dropout,
         input_dropout=settings.input_dropout,
         layer_drop=settings.layer_drop,
+        adapter_dim=shape.adapter_dim or settings.adapter_dim,
         feature_grad_scale=1.0 if start is None else settings.feature_grad_scale,
     )
     spec = InputSpec(normalize=recipe.normalize) if start is None else start.input_spec
@@ -362,6 +473,7 @@ def _labelled(
     normalizer: str,
     encoder: EncoderConfig,
     progress: Callable[[int, int], None] | None,
+    ranks: Ranks,
 ) -> LabelledSet:
     """Decode recordings, encode texts, leave out what cannot be learnt from and say why."""
     normalise = normalize.get(normalizer)
@@ -373,12 +485,18 @@ def _labelled(
         if not text:
             left_out.append(_row(utterance, "no_text", "nothing is left after normalisation"))
         elif missing:
-            detail = f"characters that the alphabet lacks: {' '.join(missing)}"
+            detail = LACKING + " ".join(missing)
             left_out.append(_row(utterance, "not_in_alphabet", detail))
         else:
             usable[utterance.id] = (replace(utterance, text=text), alphabet.encode(text))
-    store = open_store(
-        [utterance for utterance, _ in usable.values()], folder, root=Path(), progress=progress
+    wanted = [utterance for utterance, _ in usable.values()]
+    store: SampleStore = (
+        open_shard_set(wanted)
+        if lie_in_shards(wanted)
+        else ranks.first_then(
+            lambda: open_store(wanted, folder, root=Path(), progress=progress),
+            lambda: PcmStore(folder),
+        )
     )
     kept: list[Utterance] = []
     targets: list[list[int]] = []

@@ -32,8 +32,9 @@ from unheard.tasks.runs import absolute, choose_device, forget_decoded, show_dec
 from unheard.tasks.scan import SETS, scan
 from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import PairedDifference, Rate, paired_bootstrap
-from unheard.training.config import TrainingConfig
+from unheard.training.config import Execution, TrainingConfig
 from unheard.training.distributed import refuse_several
+from unheard.training.health.findings import OnCollapse
 from unheard.training.schedule import Budget
 
 EVALUATION_RESERVE = 0.05
@@ -99,6 +100,7 @@ def learn(
     finetune_minutes: float | None = None,
     normalizer: str = NORMALIZER,
     language: str | None = None,
+    on_collapse: OnCollapse = "warn",
     seed: int = 0,
     device: str = "auto",
     quiet: bool = False,
@@ -131,6 +133,9 @@ def learn(
         finetune_minutes: time for each fine-tuning [minutes], likewise.
         normalizer: what transcripts go through first: "basic-1" or "none-1".
         language: language tag of the recordings.
+        on_collapse: what to do when a training is lost, for instance because it writes nothing:
+            "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the last
+            checkpoint from before and on with half the learning rate, three times at most.
         seed: of everything that is drawn.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
         quiet: print nothing while it runs.
@@ -169,6 +174,7 @@ def learn(
         if objective is not None:
             recipe = replace(recipe, objective=objective)
         place = choose_device(device)
+        execution = Execution(on_collapse=on_collapse)
 
         def scan_all() -> None:
             scan(
@@ -214,6 +220,7 @@ def learn(
                     start=None,
                     device=place,
                     quiet=quiet,
+                    execution=execution,
                 )
                 forget_decoded(decoded)
 
@@ -234,6 +241,7 @@ def learn(
                 normalizer=normalizer,
                 device=place,
                 quiet=quiet,
+                execution=execution,
             )
             forget_decoded(folder / run / "decoded")
 

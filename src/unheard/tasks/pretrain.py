@@ -1,8 +1,10 @@
 """The verb `pretrain`: recordings in, a network that has learnt to listen out."""
 
 import os
+import sys
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,8 +16,9 @@ from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.data.corpora import scan_source
 from unheard.data.dataset import AudioBatch, UnlabelledSource, crop_batch
-from unheard.data.pcm import open_store
+from unheard.data.pcm import PcmStore, open_store
 from unheard.data.places import is_url
+from unheard.data.sampling import Sampling
 from unheard.data.shard_store import open_shards
 from unheard.data.shards import is_shard_folder
 from unheard.data.store import SampleStore
@@ -24,24 +27,30 @@ from unheard.errors import ConfigError
 from unheard.files import read_json, write_json_atomic
 from unheard.inference.hidden_features import HiddenFeatures
 from unheard.interop.bundle import ModelBundle
-from unheard.interop.load import load_model
+from unheard.interop.load import load_model, open_model
 from unheard.interop.native import save_model
 from unheard.models.config import (
     EncoderConfig,
     MaskedUnitConfig,
     PretrainingConfig,
-    QuantizerConfig,
 )
 from unheard.models.masked_prediction import MaskedUnitModel
 from unheard.models.pretraining import PretrainingModel
 from unheard.objectives.contrastive import contrastive_objective
 from unheard.objectives.masked_units import masked_unit_objective
-from unheard.recipes.catalogue import Objective, Recipe, get_recipe
+from unheard.recipes.catalogue import Objective, Recipe, mini
+from unheard.recipes.continued import CONTINUED, continued, go_on_from, heads_for
+from unheard.tasks.health import pretraining_metric, pretraining_watch
 from unheard.tasks.runs import (
+    Changes,
     budget_of,
+    changed,
     choose_device,
+    choose_recipe,
     forget_decoded,
+    given,
     keep_settings,
+    named_changes,
     report_skipped,
     report_unreadable,
     seeded,
@@ -53,7 +62,10 @@ from unheard.tasks.runs import (
 from unheard.tasks.scan import nothing_found
 from unheard.tensors import derive_seed, derived_generator
 from unheard.training.checkpoint import load_checkpoint
-from unheard.training.config import TrainingConfig
+from unheard.training.config import Execution, Parallel, TrainingConfig
+from unheard.training.distributed import ALONE, Ranks, join_ranks
+from unheard.training.health.findings import OnCollapse
+from unheard.training.health.watch import HealthWatch
 from unheard.training.loop import Objective as TrainingObjective
 from unheard.training.loop import TrainingResult, Validation, train
 from unheard.training.precision import autocast, resolve_precision
@@ -61,6 +73,9 @@ from unheard.training.precision import autocast, resolve_precision
 TEACHER_DEPTH = 2 / 3
 """How far up in a model the layer lies whose clusters are the units; the last ones are already
 bent to their own targets."""
+
+WIDE = 512
+"""Networks of this width and above are the released ones, not ours for small machines."""
 
 VALID_SHARE = 0.02
 """Of the recordings, held out to see whether what is learnt holds elsewhere."""
@@ -104,7 +119,9 @@ def pretrain(
     recordings: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
-    preset: str = "mini",
+    preset: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    set: Changes = (),
     objective: Objective | None = None,
     start: str | os.PathLike[str] | None = None,
     units_from: str | os.PathLike[str] | None = None,
@@ -112,6 +129,11 @@ def pretrain(
     units: int | None = None,
     max_minutes: float | None = None,
     max_steps: int | None = None,
+    accumulation: int | None = None,
+    parallel: Parallel = "ddp",
+    recompute: bool = False,
+    compile: bool = False,
+    on_collapse: OnCollapse = "warn",
     seed: int = 0,
     device: str = "auto",
     quiet: bool = False,
@@ -124,7 +146,10 @@ def pretrain(
         recordings: anything that `scan` reads, or a folder or address of shards (see `shard`);
             transcripts are not looked at.
         out: run folder; the model folder is OUT/model.
-        preset: network and settings: nano, mini, base or large.
+        preset: a recipe, that is network and settings, by its name; `unheard recipes` lists them;
+            "continued" if left out when there is a large `start`, else mini.
+        config: a file with a recipe, as `unheard recipes NAME` prints it, instead.
+        set: settings to change, such as training.learning_rate=1e-4; once for each.
         objective: what to learn by; the preset's own by default.
         start: a pre-trained model to go on from instead of random weights.
         units_from: a trained model; the units to predict are clusters of what its hidden layer
@@ -134,6 +159,15 @@ def pretrain(
         units: number of clusters; the preset's own by default.
         max_minutes: time to train [minutes]; the preset's own by default.
         max_steps: updates of the weights, instead of or besides a time.
+        accumulation: micro-batches to one update, of all processes together; the preset's own by
+            default.
+        parallel: how the processes that `torchrun` started hold the network: "ddp" for a copy
+            each, "fsdp" for a share of every parameter each.
+        recompute: keep less for the backward pass and compute it again, to save memory.
+        compile: compile Transformer layers with torch.compile, where that works.
+        on_collapse: what to do when the run is lost, for instance because all sounds get the same
+            code: "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the
+            last checkpoint from before and on with half the learning rate, three times at most.
         seed: of everything that is drawn.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
         quiet: print nothing while it runs.
@@ -144,47 +178,69 @@ def pretrain(
     Raises:
         ConfigError: if there is nothing to learn from, or the folder holds a run with other
             settings.
+        RankError: when another of the processes that train together failed.
     """
-    recipe = get_recipe(preset, objective=objective)
-    if units is not None:
-        recipe = replace(recipe, units=units)
+    changes = named_changes(set)
+    recipe = choose_recipe(preset, config, otherwise=partial(_usual, start))
     folder = Path(out)
-    keep_settings(
-        folder / "request.json",
-        {
-            "recordings": os.fspath(recordings),
-            "preset": preset,
-            "objective": objective,
-            "start": None if start is None else os.fspath(start),
-            "units_from": None if units_from is None else os.fspath(units_from),
-            "units_layer": units_layer,
-            "units": units,
-            "max_minutes": max_minutes,
-            "max_steps": max_steps,
-            "seed": seed,
-        },
-    )
-    if (finished := _finished(folder, folder / "model")) is not None:
-        return finished
-    store = _open_recordings(recordings, folder, quiet=quiet)
-    with closing(store):
-        result = pretrain_store(
-            store,
-            recipe,
-            run_folder=folder,
-            model_folder=folder / "model",
-            config=replace(
-                recipe.pretraining,
-                budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
-                seed=seed,
-            ),
-            start=None if start is None else load_model(start),
-            teacher=_teacher(units_from, units_layer),
-            device=choose_device(device),
-            quiet=quiet,
+    request = {
+        "recordings": os.fspath(recordings),
+        "preset": recipe.name,
+        "config": None if config is None else os.fspath(config),
+        "set": changes,
+        "objective": objective,
+        "start": None if start is None else os.fspath(start),
+        "units_from": None if units_from is None else os.fspath(units_from),
+        "units_layer": units_layer,
+        "units": units,
+        "max_minutes": max_minutes,
+        "max_steps": max_steps,
+        "accumulation": accumulation,
+        "seed": seed,
+    }
+    with join_ranks(choose_device(device)) as ranks:
+        quiet = quiet or not ranks.first
+        ranks.ask_first(lambda: keep_settings(folder / "request.json", request))
+        if (finished := _finished(folder, folder / "model")) is not None:
+            return finished
+        bundle = None if start is None else load_model(start)
+        if config is None and recipe.name == CONTINUED:
+            recipe = _continued(recipe, bundle)
+        recipe = changed(
+            replace(recipe, **given(objective=objective, units=units)),
+            changes,
+            training="pretraining",
         )
-    forget_decoded(folder / "decoded")
-    return result
+        store = ranks.first_then(
+            lambda: _open_recordings(recordings, folder, quiet=quiet),
+            lambda: _open_again(recordings, folder),
+        )
+        with closing(store):
+            result = pretrain_store(
+                store,
+                recipe,
+                run_folder=folder,
+                model_folder=folder / "model",
+                config=replace(
+                    recipe.pretraining,
+                    budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
+                    seed=seed,
+                    **given(accumulation=accumulation),
+                ),
+                start=bundle,
+                teacher=_teacher(units_from, units_layer),
+                device=ranks.device,
+                quiet=quiet,
+                ranks=ranks,
+                execution=Execution(
+                    parallel=parallel,
+                    recompute=recompute,
+                    compile=compile,
+                    on_collapse=on_collapse,
+                ),
+            )
+        ranks.ask_first(lambda: forget_decoded(folder / "decoded"))
+        return result
 
 
 def _open_recordings(
@@ -207,6 +263,13 @@ def _open_recordings(
     )
 
 
+def _open_again(recordings: str | os.PathLike[str], folder: Path) -> SampleStore:
+    """Open what another process has made ready."""
+    if is_url(recordings) or is_shard_folder(recordings):
+        return open_shards(recordings, folder / "decoded")
+    return PcmStore(folder / "decoded")
+
+
 def pretrain_store(
     store: SampleStore,
     recipe: Recipe,
@@ -218,6 +281,8 @@ def pretrain_store(
     teacher: HiddenFeatures | None = None,
     device: torch.device,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
+    execution: Execution | None = None,
 ) -> PretrainResult:
     """Pre-train on decoded recordings; the same stage as in `learn`.
 
@@ -231,34 +296,41 @@ def pretrain_store(
         teacher: whose hidden layer the units are clusters of; None for clusters of cepstra.
         device: where to train.
         quiet: print nothing.
+        ranks: this process among those that train together.
+        execution: how the work is done.
 
     Raises:
         ConfigError: if there is nothing to learn from, or the folder holds a run with other
             settings.
     """
-    report_unreadable(store.unreadable, run_folder)
     network, spec = _network(recipe, start, teacher)
-    keep_settings(
-        run_folder / "config.json",
-        {
-            "preset": recipe.name,
-            "network": to_dict(network),
-            "training": to_dict(config),
-            "teacher": None if teacher is None else teacher.fingerprint,
-        },
-    )
+    settings = {
+        "preset": recipe.name,
+        "network": to_dict(network),
+        "training": to_dict(config),
+        "sampling": None if recipe.sampling is None else to_dict(recipe.sampling),
+        "teacher": None if teacher is None else teacher.fingerprint,
+    }
+
+    def begin() -> None:
+        report_unreadable(store.unreadable, run_folder)
+        keep_settings(run_folder / "config.json", settings)
+
+    ranks.ask_first(begin)
     if (finished := _finished(run_folder, model_folder)) is not None:
         return finished
     valid, learned = _hold_out(store, config)
     units = None
     if isinstance(network, MaskedUnitConfig):
-        units = open_units(
+        label = partial(
+            open_units,
             store,
             teacher or CepstralFeatures(network.encoder),
             units=network.units,
             seed=config.seed,
             progress=None if quiet else show_labelling,
         )
+        units = ranks.first_then(label, label)
     source = UnlabelledSource(
         store,
         input_spec=spec,
@@ -269,7 +341,10 @@ def pretrain_store(
         only=learned,
         units=units,
         encoder=network.encoder,
+        sampling=recipe.sampling,
     )
+    if source.sampling is not None:
+        ranks.ask_first(partial(_report_sampling, source.sampling, run_folder, quiet=quiet))
     batches = _valid_batches(store, valid, spec, units, network.encoder)
     with seeded(config.seed, "weights"):
         model = (
@@ -284,40 +359,45 @@ def pretrain_store(
         # Units of a teacher are new ones, whatever the old head knew.
         if teacher is None and type(start.model) is type(model):
             model.load_state_dict(start.model.state_dict())
-    job = _Job(source, config, run_folder, batches, device, quiet)
+    watch = pretraining_watch(network, config, pretrained=start is not None)
+    job = _Job(source, config, run_folder, batches, device, quiet, ranks, execution, watch)
     if isinstance(model, MaskedUnitModel):
-        trained = job.train(model, masked_unit_objective, loss="masked")
+        trained = job.train(model, masked_unit_objective)
     else:
-        trained = job.train(model, contrastive_objective, loss="contrastive")
-    best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
-    figures = {
-        "steps": trained.state.step,
-        "minutes": trained.state.elapsed_seconds / 60,
-        "hours_heard": trained.state.audio_seconds / 3600,
-        "hours": source.seconds / 3600,
-        "unreadable": len(store.unreadable),
-        "objective": "contrastive" if units is None else "masked_units",
-        "loss": best["contrastive" if units is None else "masked"],
-        "accuracy": best["accuracy"],
-        "code_perplexity": best.get("code_perplexity"),
-    }
-    bundle = ModelBundle(
-        model=model.cpu().eval(),
-        alphabet=None,
-        input_spec=spec,
-        provenance={
-            "made_by": f"unheard {unheard.__version__}",
-            "task": "pretrain",
-            "preset": recipe.name,
-            "seed": config.seed,
-            "parent": None if start is None else start.provenance,
-            "units_from": None if teacher is None else teacher.bundle.provenance,
-            **figures,
-        },
-    )
-    save_model(bundle, model_folder)
-    write_json_atomic(run_folder / "result.json", figures)
-    return from_dict(PretrainResult, {**figures, "model": str(model_folder)})
+        trained = job.train(model, contrastive_objective)
+
+    def finish() -> PretrainResult:
+        best = load_checkpoint(trained.best, model=model, optimizer=None).extra["validation"]
+        figures = {
+            "steps": trained.state.step,
+            "minutes": trained.state.elapsed_seconds / 60,
+            "hours_heard": trained.state.audio_seconds / 3600,
+            "hours": source.seconds / 3600,
+            "unreadable": len(store.unreadable),
+            "objective": "contrastive" if units is None else "masked_units",
+            "loss": best["contrastive" if units is None else "masked"],
+            "accuracy": best["accuracy"],
+            "code_perplexity": best.get("code_perplexity"),
+        }
+        bundle = ModelBundle(
+            model=model.cpu().eval(),
+            alphabet=None,
+            input_spec=spec,
+            provenance={
+                "made_by": f"unheard {unheard.__version__}",
+                "task": "pretrain",
+                "preset": recipe.name,
+                "seed": config.seed,
+                "parent": None if start is None else start.provenance,
+                "units_from": None if teacher is None else teacher.bundle.provenance,
+                **figures,
+            },
+        )
+        save_model(bundle, model_folder)
+        write_json_atomic(run_folder / "result.json", figures)
+        return _read_result(run_folder, model_folder)
+
+    return ranks.first_then(finish, lambda: _read_result(run_folder, model_folder))
 
 
 Listener = TypeVar("Listener", PretrainingModel, MaskedUnitModel)
@@ -333,11 +413,14 @@ class _Job:
     batches: list[AudioBatch]
     device: torch.device
     quiet: bool
+    ranks: Ranks
+    execution: Execution | None
+    watch: HealthWatch
 
     def train(
-        self, model: Listener, objective: TrainingObjective[Listener, AudioBatch], *, loss: str
+        self, model: Listener, objective: TrainingObjective[Listener, AudioBatch]
     ) -> TrainingResult:
-        """Train; `loss` names the part of the objective that decides what is best."""
+        """Train; the validation finds the best step."""
         return train(
             model,
             objective,
@@ -345,13 +428,16 @@ class _Job:
             self.config,
             folder=self.folder,
             name="pretrain",
-            validate=lambda: self.validate(model, objective, loss),
+            validate=lambda: self.validate(model, objective),
             device=self.device,
             quiet=self.quiet,
+            ranks=self.ranks,
+            execution=self.execution,
+            watch=self.watch,
         )
 
     def validate(
-        self, model: Listener, objective: TrainingObjective[Listener, AudioBatch], loss: str
+        self, model: Listener, objective: TrainingObjective[Listener, AudioBatch]
     ) -> Validation:
         """Measure the objective on held-out crops, with the same masks every time."""
         dtype = resolve_precision(self.config.precision, self.device)
@@ -370,7 +456,7 @@ class _Job:
         values = {name: value / max(count, 1.0) for name, value in sums.items()}
         values |= {name: sum(listed) / len(listed) for name, listed in means.items()}
         values.pop("temperature", None)
-        return Validation(metric=values[loss], values=values)
+        return Validation(metric=pretraining_metric(model.config, values), values=values)
 
 
 def _teacher(source: str | os.PathLike[str] | None, layer: int | None) -> HiddenFeatures | None:
@@ -387,10 +473,14 @@ def _teacher(source: str | os.PathLike[str] | None, layer: int | None) -> Hidden
 
 def _finished(run_folder: Path, model_folder: Path) -> PretrainResult | None:
     """Read the result of a run that ended before; None when there is none yet."""
-    path = run_folder / "result.json"
-    if not (path.exists() and model_folder.exists()):
+    if not ((run_folder / "result.json").exists() and model_folder.exists()):
         return None
-    return from_dict(PretrainResult, {**read_json(path), "model": str(model_folder)})
+    return _read_result(run_folder, model_folder)
+
+
+def _read_result(run_folder: Path, model_folder: Path) -> PretrainResult:
+    figures = read_json(run_folder / "result.json")
+    return from_dict(PretrainResult, {**figures, "model": str(model_folder)})
 
 
 def _network(
@@ -413,14 +503,11 @@ def _network(
         return MaskedUnitConfig(encoder=encoder, units=recipe.units), spec
     if isinstance(network, MaskedUnitConfig):
         return network, spec
-    if isinstance(network, PretrainingConfig):
-        return replace(network, quantizer=_at_floor(network.quantizer)), spec
-    if recipe.objective == "masked_units":
+    if recipe.objective == "masked_units" and not isinstance(network, PretrainingConfig):
         return MaskedUnitConfig(encoder=encoder, units=recipe.units), spec
     if start is None:
         return recipe.network, spec
-    quantizer = _at_floor(recipe.network.quantizer)
-    return replace(recipe.network, encoder=encoder, quantizer=quantizer), spec
+    return go_on_from(start.model.config, recipe.network), spec
 
 
 def _geometry(encoder: EncoderConfig) -> list[tuple[int, int]]:
@@ -428,9 +515,44 @@ def _geometry(encoder: EncoderConfig) -> list[tuple[int, int]]:
     return [(layer.kernel, layer.stride) for layer in encoder.conv_layers]
 
 
-def _at_floor(quantizer: QuantizerConfig) -> QuantizerConfig:
-    """Keep the temperature at its end: the encoder has learnt already."""
-    return replace(quantizer, temperature_start=quantizer.temperature_end)
+def _usual(start: str | os.PathLike[str] | None) -> Recipe:
+    """Take the recipe that fits when none is named."""
+    wide = start is not None and open_model(start).config.encoder.dim >= WIDE
+    return continued() if wide else mini()
+
+
+def _continued(recipe: Recipe, start: ModelBundle | None) -> Recipe:
+    """Let the recipe for going on have the settings that networks of this width were trained with.
+
+    Raises:
+        ConfigError: if there is nothing to go on from.
+    """
+    if start is None:
+        raise ConfigError(
+            f"The recipe {recipe.name} goes on from a trained network: expected one (start), got "
+            "none."
+        )
+    return replace(recipe, network=heads_for(start.encoder_config))
+
+
+def _report_sampling(sampling: Sampling, folder: Path, *, quiet: bool) -> None:
+    """Write down how often each language is heard, and say so."""
+    write_json_atomic(folder / "sampling.json", [asdict(group) for group in sampling.groups])
+    if quiet:
+        return
+    if len(sampling.groups) == 1 and not sampling.groups[0].language:
+        print("No recording says its language: all are heard equally often.", file=sys.stderr)
+        return
+    often = sorted(sampling.groups, key=lambda group: -group.passes)
+    most, least = (
+        f"{one.corpus} {one.language or '(unknown)'} {one.passes:.2g} times".lstrip()
+        for one in (often[0], often[-1])
+    )
+    print(
+        f"{len(often)} languages and corpora; an epoch hears {most} and {least}; "
+        f"{folder / 'sampling.json'} has all.",
+        file=sys.stderr,
+    )
 
 
 def _hold_out(store: SampleStore, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -3,16 +3,17 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from unheard.audio.signal import SAMPLE_RATE
+from unheard.config import override
 from unheard.data.manifest import Skip, Utterance, audio_path, read_manifest
 from unheard.data.store import Unreadable
 from unheard.errors import ConfigError
@@ -20,9 +21,12 @@ from unheard.files import read_json, write_json_atomic, write_jsonl_atomic
 from unheard.models.encoder import Encoder
 from unheard.models.filterbank import start_as_filterbank
 from unheard.models.transformer import BERT_SPREAD
-from unheard.recipes.catalogue import Recipe
+from unheard.recipes.catalogue import Recipe, get_recipe
+from unheard.recipes.toml import read_recipe
 from unheard.tasks.scan import count_failed, scan
+from unheard.tasks.shard_sets import are_shards, read_shard_sets
 from unheard.tensors import derive_seed, derived_generator
+from unheard.training.distributed import ALONE, Ranks
 from unheard.training.schedule import Budget
 
 
@@ -44,6 +48,80 @@ def budget_of(default: Budget, max_minutes: float | None, max_steps: int | None)
     if max_minutes is None and max_steps is None:
         return default
     return Budget(max_minutes=max_minutes, max_steps=max_steps)
+
+
+Changes = Mapping[str, Any] | Sequence[str]
+"""Settings to change by dotted name: {"training.learning_rate": 1e-4}, or ["name=value", ...]."""
+
+
+def choose_recipe(
+    preset: str | None,
+    config: str | os.PathLike[str] | None,
+    *,
+    otherwise: Callable[[], Recipe],
+) -> Recipe:
+    """Take a recipe from the catalogue or from a file; from `otherwise` if neither is named.
+
+    Raises:
+        ConfigError: if both are named, or there is none of that name.
+    """
+    if preset is not None and config is not None:
+        raise ConfigError(
+            f"Both a recipe and a file with one were given, {preset} and {os.fspath(config)}: "
+            "expected one of the two."
+        )
+    if config is not None:
+        return read_recipe(config)
+    return otherwise() if preset is None else get_recipe(preset)
+
+
+def named_changes(changes: Changes) -> dict[str, Any]:
+    """Read changes of settings as they are typed.
+
+    Raises:
+        ConfigError: if one is not "name=value".
+    """
+    if isinstance(changes, Mapping):
+        return dict(changes)
+    named: dict[str, Any] = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(
+                f"set changes a setting by its dotted name: expected training.learning_rate=1e-4 "
+                f"or the like, got {change!r}."
+            )
+        named[name.strip()] = value
+    return named
+
+
+def changed(
+    recipe: Recipe, changes: Mapping[str, Any], *, training: Literal["pretraining", "finetuning"]
+) -> Recipe:
+    """Return a recipe with some settings changed.
+
+    Args:
+        recipe: it stays as it was.
+        changes: by dotted name, as `unheard recipes NAME` shows them.
+        training: what "training." in a name is short for.
+
+    Raises:
+        ConfigError: on an unknown name or a value of another type.
+    """
+    return override(
+        recipe,
+        {
+            f"{training}.{name.removeprefix('training.')}"
+            if name.startswith("training.")
+            else name: value
+            for name, value in changes.items()
+        },
+    )
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """Leave out the settings that a caller did not give."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def start_weights(encoder: Encoder, recipe: Recipe, *, seed: int) -> None:
@@ -80,14 +158,22 @@ def read_utterances(
     valid: str | os.PathLike[str] | float,
     out: Path,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Utterance], list[Utterance]]:
     """Scan transcribed recordings; returns those to learn from and those to validate on.
 
-    Paths of recordings are absolute. What cannot be used is listed in OUT/scan.json.
+    Paths of recordings are absolute. What cannot be used is listed in OUT/scan.json. Of several
+    processes, the first scans. Shards are looked up in their index.
     """
-    result = scan(source, out=out / "data", valid=valid, test=0.0, seed=seed, progress=False)
-    sets = {name: absolute(Path(path)) for name, path in result.manifests.items()}
-    return sets["train"], sets["valid"]
+    folder = out / "data"
+    if are_shards(source):
+        return read_shard_sets(source, valid=valid, folder=folder, seed=seed)
+
+    def look() -> None:
+        scan(source, out=folder, valid=valid, test=0.0, seed=seed, progress=False)
+
+    ranks.ask_first(look)
+    return absolute(folder / "train.jsonl"), absolute(folder / "valid.jsonl")
 
 
 def absolute(manifest: Path) -> list[Utterance]:

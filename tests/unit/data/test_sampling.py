@@ -146,7 +146,9 @@ def test_batches_hold_what_the_epoch_holds_and_mix_languages() -> None:
     plan = make_plan()
     _, sampling = corpus()
     batches = epoch_of(plan, 3)
-    assert Counter(sum(batches, [])) == Counter(plan.utterances(3).tolist())
+    assert Counter(number for batch in batches for number in batch) == Counter(
+        plan.utterances(3).tolist()
+    )
     mixed = sum(len(set(sampling.group_of[batch])) > 1 for batch in batches)
     assert mixed > 0.9 * len(batches)
 

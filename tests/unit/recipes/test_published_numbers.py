@@ -43,7 +43,7 @@ FINETUNING = {
     "xls-r-2b-ft": (0.00003, 13000, 10000, 0.75, 0.25, 0.1, 2560000, 24),
 }
 
-# Baevski et al. 2020 sec. 4.2; fairseq config/pretraining/*.yaml; the docstrings of recipes/xlsr.py:
+# Baevski et al. 2020 sec. 4.2; fairseq config/pretraining/*.yaml; what recipes/xlsr.py says:
 # peak rate, updates, warm-up updates, samples a processor, processors, longest crop [samples]
 PRETRAINING = {
     "wav2vec2-base": (0.0005, 400000, 32000, 1400000, 64, 250000),

@@ -67,10 +67,10 @@ def test_files_that_are_no_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not TOML"):
         read_recipe(path)
     path.write_text(to_toml(get_recipe("nano")).replace("layer_drop", "layerdrop", 1))
-    with pytest.raises(ConfigError, match='Did you mean "network.encoder.layer_drop"'):
+    with pytest.raises(ConfigError, match=r'Did you mean "network[.]encoder[.]layer_drop"'):
         read_recipe(path)
     path.write_text('name = "mine"\n')
-    with pytest.raises(ConfigError, match="without a value.*network"):
+    with pytest.raises(ConfigError, match=r"without a value.*network"):
         read_recipe(path)
     path = tmp_path / "mine.json"
     path.write_text("[1]")
