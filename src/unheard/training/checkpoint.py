@@ -379,6 +379,7 @@ class CheckpointFolder:
         self.keep = keep
         self.ranks = ranks
         self.clean_step: int | None = None
+        self._passed_over: frozenset[str] = frozenset()
 
     def steps(self) -> list[Path]:
         """List the checkpoints, oldest first."""
@@ -394,8 +395,8 @@ class CheckpointFolder:
     ) -> Path:
         """Save a checkpoint of this step, then drop the oldest beyond `keep`.
 
-        Later steps go too: a run that fell back to a checkpoint has left them behind, and a
-        damaged one among them must not count as kept.
+        Later steps go too, and those that `load_newest` passed over: a run that fell back to a
+        checkpoint has left them behind, and a damaged one must not count as kept.
 
         Args:
             model: whose weights.
@@ -421,14 +422,20 @@ class CheckpointFolder:
 
     def _retire(self, path: Path) -> None:
         """Drop what the checkpoint at `path` makes superfluous."""
-        steps = self.steps()
+        listed = self.steps()
+        passed_over = [one for one in listed if one.name in self._passed_over and one != path]
+        steps = [one for one in listed if one not in passed_over]
         saved = steps.index(path)
         clean = [one for one in steps[: saved + 1] if self._is_clean(one)][-1:]
         superfluous = [*steps[: max(0, saved + 1 - self.keep)], *steps[saved + 1 :]]
-        for old in (one for one in superfluous if one not in clean):
+        for old in [*passed_over, *(one for one in superfluous if one not in clean)]:
             # Under another name first: a half-deleted folder must not look like a checkpoint.
             gone = old.with_name(f".{old.name}.gone-{os.getpid()}")
-            old.rename(gone)
+            try:
+                old.rename(gone)
+            except OSError as error:
+                log.warning("%s cannot be removed (%s); it is tried again later.", old, error)
+                continue
             shutil.rmtree(gone, ignore_errors=True)
 
     def _is_clean(self, path: Path) -> bool:
@@ -454,9 +461,8 @@ class CheckpointFolder:
         """
         self._by_first(self._sweep)
         problems: list[str] = []
-        names = self.ranks.ask_first(lambda: [path.name for path in self.steps()])
-        if up_to is not None:
-            names = [name for name in names if _step_of(name) <= up_to]
+        listed = self.ranks.ask_first(lambda: [path.name for path in self.steps()])
+        names = [name for name in listed if up_to is None or _step_of(name) <= up_to]
         for name in reversed(names):
             try:
                 state = load_checkpoint(
@@ -466,6 +472,7 @@ class CheckpointFolder:
                 log.warning("checkpoint_corrupt: %s Trying the one before.", error)
                 problems.append(str(error))
                 continue
+            self._passed_over = frozenset(listed[listed.index(name) + 1 :])
             return state
         if problems:
             raise NoCheckpointError(
