@@ -164,7 +164,7 @@ def finetune(
         on_collapse: what to do when the run is lost, for instance because nothing but blanks is
             written: "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the
             last checkpoint from before and on with half the learning rate, three times at most.
-        seed: of everything that is drawn.
+        seed: of everything that is drawn; 0 is the recipe's own.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
         quiet: print nothing while it runs.
 
@@ -204,6 +204,7 @@ def finetune(
             changes,
             training="finetuning",
         )
+        seed = seed or recipe.finetuning.seed
         learned, held_out = read_utterances(
             transcripts, valid=valid, out=folder, seed=seed, ranks=ranks
         )

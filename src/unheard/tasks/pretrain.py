@@ -168,7 +168,7 @@ def pretrain(
         on_collapse: what to do when the run is lost, for instance because all sounds get the same
             code: "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the
             last checkpoint from before and on with half the learning rate, three times at most.
-        seed: of everything that is drawn.
+        seed: of everything that is drawn; 0 is the recipe's own.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a graphics processor if there is one.
         quiet: print nothing while it runs.
 
@@ -211,6 +211,7 @@ def pretrain(
             changes,
             training="pretraining",
         )
+        seed = seed or recipe.pretraining.seed
         store = ranks.first_then(
             lambda: _open_recordings(recordings, folder, quiet=quiet),
             lambda: _open_again(recordings, folder),
