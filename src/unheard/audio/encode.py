@@ -42,19 +42,51 @@ def encode(samples: NDArray[np.floating], codec: Codec, *, opus_kilobits: int = 
             f"encode takes mono sound: expected shape (samples,) with at least one, found "
             f"{samples.shape}."
         )
+    return encode_with(
+        samples,
+        sample_rate=SAMPLE_RATE,
+        container=_CONTAINERS[codec],
+        encoder=_ENCODERS[codec],
+        bit_rate=opus_kilobits * 1000 if codec == "opus" else None,
+    )
+
+
+def encode_with(
+    samples: NDArray[np.floating],
+    *,
+    sample_rate: int,
+    container: str,
+    encoder: str,
+    bit_rate: int | None,
+) -> bytes:
+    """Encode with any encoder of FFmpeg that takes 16-bit samples.
+
+    Args:
+        samples: (samples,) mono, nominally within -1 .. 1; more is clipped.
+        sample_rate: of the samples and of the file [Hz].
+        container: FFmpeg's name of the format.
+        encoder: FFmpeg's name of the encoder.
+        bit_rate: [bit/s]; None leaves it to the encoder.
+    """
     scaled = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     memory = io.BytesIO()
-    with av.open(memory, "w", format=_CONTAINERS[codec], container_options=_OPTIONS) as container:
-        stream = container.add_stream(_ENCODERS[codec], rate=SAMPLE_RATE, layout="mono")
+    with av.open(memory, "w", format=container, container_options=_OPTIONS) as file:
+        stream = file.add_stream(encoder, rate=sample_rate, layout="mono")
         if not isinstance(stream, AudioStream):
-            raise RuntimeError(f"the encoder {_ENCODERS[codec]} makes no sound")
-        stream.codec_context.format = av.AudioFormat("s16")
+            raise RuntimeError(f"the encoder {encoder} makes no sound")
+        stream.codec_context.format = av.AudioFormat(_sample_format(encoder))
         stream.codec_context.thread_count = 1
-        if codec == "opus":
-            stream.bit_rate = opus_kilobits * 1000
+        if bit_rate is not None:
+            stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray(scaled[None], format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
+        frame.sample_rate = sample_rate
         frame.pts = 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
     return memory.getvalue()
+
+
+def _sample_format(encoder: str) -> str:
+    """Choose the 16-bit form that an encoder takes: packed, or one channel after another."""
+    formats = [form.name for form in av.Codec(encoder, "w").audio_formats or ()]
+    return "s16" if "s16" in formats or "s16p" not in formats else "s16p"
