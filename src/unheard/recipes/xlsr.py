@@ -79,7 +79,7 @@ def xls_r_300m() -> Recipe:
     exponents of sampling are given as remembered from the paper and were not checked against its
     text. The peak rate stands nowhere: that of Libri-Light is taken.
 
-    Source: Babu et al. 2021, table 2 (shapes), sec. 3. Fine-tuning is that of 13,000 updates.
+    Source: Babu et al. 2021. Fine-tuning is that of 13,000 updates.
     """
     return _xls_r("xls-r-300m", LARGE_NETWORK, samples=2_000_000, processors=128)
 
@@ -90,7 +90,7 @@ def xls_r_1b() -> Recipe:
     As `xls_r_300m`; 200 processors with 800,000 samples each, as remembered from the paper. The
     name of the released file, xlsr2_960m_1000k.pt, confirms the million updates.
 
-    Source: Babu et al. 2021, table 2 (shapes), sec. 3.
+    Source: Babu et al. 2021.
     """
     return _xls_r("xls-r-1b", XLS_R_1B_NETWORK, samples=800_000, processors=200)
 
@@ -102,7 +102,7 @@ def xls_r_2b() -> Recipe:
     samples. The name of the released file, xlsr2_2B_1000k.pt, confirms the million updates.
     Fine-tuning has a larger batch and a lower rate than for the others: `xls-r-2b-ft`.
 
-    Source: Babu et al. 2021, table 2 (shapes), sec. 3.
+    Source: Babu et al. 2021.
     """
     recipe = _xls_r("xls-r-2b", XLS_R_2B_NETWORK, samples=400_000, processors=520)
     return replace(recipe, finetuning=_split_2b().training())
@@ -164,7 +164,7 @@ def _xls_r(name: str, network: PretrainingConfig, *, samples: int, processors: i
         ),
         sampling=XLS_R_SAMPLING,
         best_for="hundreds of thousands of hours in a hundred languages",
-        source=f"{XLS_R_PAPER}, table 2 and sec. 3",
+        source=XLS_R_PAPER,
     )
 
 
