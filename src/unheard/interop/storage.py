@@ -43,6 +43,9 @@ MAPPED_BYTES = 1 << 30
 """From this size on, weights are left in their files unless somebody says otherwise [bytes].
 Copying less is a matter of a second."""
 
+_MODEL_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".json", ".h5", ".msgpack", ".onnx"))
+"""Of weights and settings: these would contradict a model that is written over them."""
+
 MAX_JSON_PARTS = 500_000
 """Most values in such a file; a list of empty lists would take forty times its bytes in memory."""
 
@@ -289,7 +292,8 @@ def atomic_folder(folder: Path, *, is_ours: Callable[[Path], bool]) -> Iterator[
     """Give a temporary sibling folder that becomes `folder` when the block succeeds.
 
     A reader sees the old folder or the whole new one. A folder that is there is replaced only if
-    it is empty or `is_ours` says it is a model folder of the same kind.
+    it is empty or `is_ours` says it is a model folder of the same kind. Whatever else somebody
+    keeps in it, a page about the model or its history, stays.
 
     Args:
         folder: where the finished folder shall be.
@@ -318,10 +322,21 @@ def atomic_folder(folder: Path, *, is_ours: Callable[[Path], bool]) -> Iterator[
             if retired.exists():
                 retired.rename(folder)
             raise
-        shutil.rmtree(retired, ignore_errors=True)
+        if retired.exists():
+            _keep_others(retired, folder)
+            shutil.rmtree(retired, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _keep_others(retired: Path, folder: Path) -> None:
+    """Move what is no file of a model, and not written anew, from the old folder to the new."""
+    for entry in retired.iterdir():
+        kept = folder / entry.name
+        is_model_file = entry.suffix in _MODEL_SUFFIXES or entry.name.split(".")[0] == "dict"
+        if not kept.exists() and not is_model_file:
+            entry.rename(kept)
 
 
 @contextlib.contextmanager
@@ -398,14 +413,7 @@ def _compare(reading: Reading, shapes: Mapping[str, tuple[int, ...]]) -> None:
     }
     places = {name: reading.places.get(name, Place(name=name)) for name in wanted}
     missing = [place.name for place in places.values() if place.name not in stored]
-    used = {place.name for place in places.values()} | set(reading.ignored)
-    unexpected = [name for name in stored if name not in used]
-    if unexpected:
-        # Looking into adapters may open a file for each language.
-        for adapter in reading.adapters.values():
-            if adapter.store is reading.store:
-                used.update(place.name for place in adapter.places.values())
-        unexpected = [name for name in unexpected if name not in used]
+    unexpected = _unused(reading, {place.name for place in places.values()})
     mismatched: list[str] = []
     odd: list[str] = []
     for name, shape in wanted.items():

@@ -68,6 +68,7 @@ from unheard.training.health.findings import OnCollapse
 from unheard.training.health.watch import HealthWatch
 from unheard.training.loop import Objective as TrainingObjective
 from unheard.training.loop import TrainingResult, Validation, train
+from unheard.training.memory import keep_freed_memory
 from unheard.training.precision import autocast, resolve_precision
 
 TEACHER_DEPTH = 2 / 3
@@ -314,7 +315,8 @@ def pretrain_store(
     }
 
     def begin() -> None:
-        report_unreadable(store.unreadable, run_folder)
+        keep_freed_memory()
+    report_unreadable(store.unreadable, run_folder)
         keep_settings(run_folder / "config.json", settings)
 
     ranks.ask_first(begin)

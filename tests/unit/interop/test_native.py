@@ -321,7 +321,7 @@ def test_weights_must_be_floating_point(folder: Path) -> None:
 
 
 def test_an_older_model_is_replaced_whole(folder: Path) -> None:
-    (folder / "left_over.txt").write_text("x")
+    (folder / "part-of-another.safetensors").write_text("x")
     bundle = tiny_ctc(seed=1)
     native.save_model(bundle, folder)
     loaded = load.load_model(folder)
@@ -423,3 +423,18 @@ def test_fingerprint(folder: Path, tmp_path: Path) -> None:
     other = native.save_model(tiny_ctc(seed=1), tmp_path / "other")
     assert load.model_fingerprint(folder) == load.model_fingerprint(tmp_path / "copy")
     assert load.model_fingerprint(folder) != load.model_fingerprint(other)
+
+
+def test_what_else_lies_in_a_model_folder_stays(tmp_path: Path) -> None:
+    """Regression: saving a model again deleted a page about it, and its history."""
+    folder = tmp_path / "model"
+    native.save_model(tiny_ctc(), folder)
+    (folder / "README.md").write_text("about the recordings")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: main")
+    (folder / "pytorch_model.bin").write_bytes(b"of another model")
+    native.save_model(tiny_ctc(seed=1), folder)
+    assert (folder / "README.md").read_text() == "about the recordings"
+    assert (folder / ".git" / "HEAD").read_text() == "ref: main"
+    assert not (folder / "pytorch_model.bin").exists()
+    assert load.load_model(folder).config == tiny_ctc().config
