@@ -42,8 +42,8 @@ TRAINING_SETTINGS = frozenset(
 """Settings that no result of a finished model depends on: losing one is a warning."""
 
 HARMLESS_INPUT = frozenset({"normalize_epsilon", "padding", "attention_mask"})
-"""Of the input spec: an epsilon that formats fix and only quiet recordings notice, and what a reader
-chooses for itself."""
+"""Of the input spec: an epsilon that formats fix and only quiet recordings notice, and what a
+reader chooses for itself."""
 
 NEVER_WRITTEN = -1e4
 """Bias at most of an output that stands for no symbol: its probability is zero in every type."""

@@ -314,9 +314,10 @@ def pretrain_store(
         "teacher": None if teacher is None else teacher.fingerprint,
     }
 
+    keep_freed_memory()
+
     def begin() -> None:
-        keep_freed_memory()
-    report_unreadable(store.unreadable, run_folder)
+        report_unreadable(store.unreadable, run_folder)
         keep_settings(run_folder / "config.json", settings)
 
     ranks.ask_first(begin)
