@@ -324,7 +324,8 @@ class _Run(Generic[Model, Batch]):
                 step=self.state.step,
             )
         back = {"step": restored.step, "from_step": self.state.step, "code": alarm.code}
-        self.ranks.ask_first(lambda: self._forget_later_best(restored.step))
+        if self.ranks.ask_first(lambda: self._forget_later_best(restored.step)):
+            restored = replace(restored, best_metric=None, best_step=0)
         self._take_up(restored)
         self.state = replace(self.state, rewinds=[*rewinds, back])
         self.nonfinite_in_row = 0
@@ -336,16 +337,17 @@ class _Run(Generic[Model, Batch]):
         self.log.resume_at(restored.step)
         self.health.resume(self.state.rewinds, begins=False)
 
-    def _forget_later_best(self, step: int) -> None:
+    def _forget_later_best(self, step: int) -> bool:
         """Delete the best weights if they are from after a step: they are of the lost part."""
         best = self.folder / "best"
         restore_replaced(best)
         try:
-            found = verify_checkpoint(best)
+            later = verify_checkpoint(best).step > step
         except CheckpointError:
-            return
-        if found.step > step:
+            return False
+        if later:
             shutil.rmtree(best)
+        return later
 
     def _steps(self, stop_requested: "_StopRequest") -> None:
         position = self.source.plan.within(Position(epoch=self.state.epoch, batch=self.state.batch))
@@ -534,6 +536,7 @@ class _Run(Generic[Model, Batch]):
         values["elapsed_seconds"] = elapsed_seconds
         values["audio_seconds"] = self.state.audio_seconds
         values["progress"] = self.state.progress
+        values["alarms"] = float(self.health.alarms)
         self.log.write("train", self.state.step, values)
         left = self._seconds_left(elapsed_seconds)
         self.log.show(self.state.step, values, seconds_left=left)

@@ -269,8 +269,8 @@ class Standstill(Detector):
             "On small machines the contrastive objective may take very long to find its first "
             "units: the objective masked_units learns from the first minute "
             f"(--objective masked_units). Otherwise try a third and three times of the {rate}, "
-            "more sound in an update (training.batch_seconds, training.accumulation), or a start from "
-            "a pre-trained model (--start).",
+            "more sound in an update (training.batch_seconds, training.accumulation), or a start "
+            "from a pre-trained model (--start).",
             loss=level,
             guessing=chance,
         )

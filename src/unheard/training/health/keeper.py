@@ -65,6 +65,12 @@ class HealthKeeper:
         if alarm is not None:
             self.alarm = HealthFinding(**alarm)
 
+    @property
+    def alarms(self) -> int:
+        """Errors and warnings so far, for metrics.jsonl."""
+        found = [] if self._watch is None else self._watch.findings
+        return sum(finding.severity != "note" for finding in found)
+
     def call(self, finding: HealthFinding) -> None:
         """Raise the alarm for something that all processes have seen themselves."""
         self.alarm = finding

@@ -59,12 +59,17 @@ class BlankPlateau(Detector):
             self.clean_step = row.step
             return []
         level = self._losses.add(loss)
-        progress = row.values.get("progress", 1.0)
+        silent = self.nature.silent_nats
+        ratio = None if silent is None or level is None else level / silent
+        hears = ratio is not None and ratio < HEARING
+        if hears:
+            self.clean_step = row.step
         if blank < SILENT:
-            # A random network writes everything; only one that has learnt silence can leave it.
-            if blank < WRITING and (self._was_silent or past_warmup(self.nature, row)):
-                self.clean_step = row.step
-                self._has_written = True
+            # Random weights write too, but letters that mean nothing.
+            if blank < WRITING:
+                self._has_written = self._has_written or self._was_silent or hears
+                if self._has_written or past_warmup(self.nature, row):
+                    self.clean_step = row.step
             self._since = None
             return []
         self._was_silent = True
@@ -74,13 +79,8 @@ class BlankPlateau(Detector):
         if begin is None:
             return []
         steps = row.step - begin.step
-        share = progress - begin.values.get("progress", 0.0)
-        silent = self.nature.silent_nats
-        ratio = None if silent is None or level is None else level / silent
-        if ratio is not None and ratio < HEARING:
-            self.clean_step = row.step
-            return []
-        if steps < START_STEPS:
+        share = row.values.get("progress", 1.0) - begin.values.get("progress", 0.0)
+        if hears or steps < START_STEPS:
             return []
         worse = ratio is not None and ratio > WORSE
         if steps >= LEAST_STEPS and (worse or share >= SHARE or steps >= MOST_STEPS):
