@@ -13,7 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unheard.audio.augment.chain import Augmenter
+from unheard.audio.augment.config import AugmentConfig
+from unheard.audio.augment.speed import samples_before
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
+from unheard.data.augmented import AugmentedBatch, Read, target_fits
 from unheard.data.batching import BatchPlan, Position
 from unheard.data.sampling import SampledPlan, Sampling, SamplingConfig, weigh
 from unheard.data.store import Cut, SampleStore
@@ -125,7 +129,14 @@ class UnlabelledSource:
         units: UnitStore | None = None,
         encoder: FrameRule | None = None,
         sampling: SamplingConfig | None = None,
+        augment: AugmentConfig | None = None,
     ) -> None:
+        if augment is not None and augment.speed is not None and units is not None:
+            raise ConfigError(
+                "Another speed moves sounds to other frames than their units: expected no speed "
+                "among the augmentations when units are predicted. Leave it out."
+            )
+        self._augmenter = Augmenter(augment) if augment else None
         self._store = store
         self._units = units
         self._encoder = encoder
@@ -183,8 +194,15 @@ class UnlabelledSource:
         """Crop and stack the utterances of the batch at a position."""
         numbers = self._usable[self.plan.batch(position)]
         shortest = int(min(self._store.num_samples[numbers].min(), self._max_samples))
+        changed = self._changed(numbers, shortest, position)
         starts = [
-            self._start(int(number), shortest, position, row) for row, number in enumerate(numbers)
+            self._start(
+                int(number),
+                shortest if changed is None else changed.samples_read(row, shortest),
+                position,
+                row,
+            )
+            for row, number in enumerate(numbers)
         ]
         return crop_batch(
             self._store,
@@ -194,15 +212,37 @@ class UnlabelledSource:
             input_spec=self._spec,
             units=self._units,
             encoder=self._encoder,
+            read=None if changed is None else changed.read,
         )
 
-    def _start(self, number: int, shortest: int, position: Position, row: int) -> int:
-        """Draw where the crop of an utterance starts [samples]."""
-        spare = int(self._store.num_samples[number]) - shortest
+    def _changed(
+        self, numbers: NDArray[np.int64], shortest: int, position: Position
+    ) -> AugmentedBatch | None:
+        """Make what reads the utterances of a batch and changes them; None for as they are."""
+        if self._augmenter is None:
+            return None
+        lengths = self._store.num_samples[numbers]
+        return AugmentedBatch(
+            self._store,
+            self._augmenter,
+            seeds=[
+                self._draw("augment", int(number), position, row)
+                for row, number in enumerate(numbers)
+            ],
+            fits=lambda row, speed: samples_before(shortest, speed) <= lengths[row],
+        )
+
+    def _draw(self, purpose: str, number: int, position: Position, row: int) -> int:
+        """Draw a seed for an utterance in this pass over the data."""
         if self.sampling is None:
-            draw = derive_seed(self._seed, "crop", position.epoch, number)
-        else:  # an epoch may hold an utterance several times, which shall not be cropped alike
-            draw = derive_seed(self._seed, "crop", position.epoch, position.batch, row)
+            return derive_seed(self._seed, purpose, position.epoch, number)
+        # An epoch may hold an utterance several times, which shall not be heard alike.
+        return derive_seed(self._seed, purpose, position.epoch, position.batch, row)
+
+    def _start(self, number: int, count: int, position: Position, row: int) -> int:
+        """Draw where the crop of an utterance starts [samples]."""
+        spare = int(self._store.num_samples[number]) - count
+        draw = self._draw("crop", number, position, row)
         if self._units is None or self._encoder is None:
             return draw % (spare + 1)
         stride = self._encoder.stride_samples
@@ -218,16 +258,17 @@ def crop_batch(
     input_spec: InputSpec,
     units: UnitStore | None = None,
     encoder: FrameRule | None = None,
+    read: Read | None = None,
 ) -> AudioBatch:
     """Cut `count` samples from `starts` on of each utterance, and the units of their frames.
 
-    With units, `starts` are multiples of the encoder's stride.
+    With units, `starts` are multiples of the encoder's stride. `read` reads instead of the store.
     """
     cuts = [
         Cut(number=int(number), start=start, count=count)
         for number, start in zip(numbers, starts, strict=True)
     ]
-    rows = store.read(cuts, spec=input_spec)
+    rows = (read or store.read)(cuts, spec=input_spec)
     labels = None
     if units is not None and encoder is not None:
         frames = encoder.num_frames(count)
@@ -258,7 +299,17 @@ class LabelledSource:
         input_spec: InputSpec,
         batch_seconds: float,
         seed: int,
+        encoder: FrameRule | None = None,
+        augment: AugmentConfig | None = None,
     ) -> None:
+        if augment is not None and augment.speed is not None and encoder is None:
+            raise ConfigError(
+                "Another speed may leave too few frames for a text: expected the encoder with an "
+                "augmentation of speed, got none."
+            )
+        self._augmenter = Augmenter(augment) if augment else None
+        self._encoder = encoder
+        self._seed = seed
         self._store = store
         self._targets = targets
         self._spec = input_spec
@@ -278,8 +329,37 @@ class LabelledSource:
 
     def load(self, position: Position) -> LabelledBatch:
         """Pad and stack the utterances of the batch at a position."""
+        numbers = self.plan.batch(position)
+        changed = self._changed(numbers, position)
         return labelled_batch(
-            self._store, self._targets, self.plan.batch(position), input_spec=self._spec
+            self._store,
+            self._targets,
+            numbers,
+            input_spec=self._spec,
+            read=None if changed is None else changed.read,
+        )
+
+    def _changed(self, numbers: NDArray[np.int64], position: Position) -> AugmentedBatch | None:
+        """Make what reads the utterances of a batch and changes them; None for as they are."""
+        if self._augmenter is None:
+            return None
+        encoder = self._encoder
+        return AugmentedBatch(
+            self._store,
+            self._augmenter,
+            seeds=[
+                derive_seed(self._seed, "augment", position.epoch, int(number))
+                for number in numbers
+            ],
+            fits=lambda row, speed: (
+                encoder is not None
+                and target_fits(
+                    self._targets[numbers[row]],
+                    int(self._store.num_samples[numbers[row]]),
+                    speed,
+                    encoder,
+                )
+            ),
         )
 
 
@@ -289,14 +369,15 @@ def labelled_batch(
     numbers: Sequence[int] | NDArray[np.int64],
     *,
     input_spec: InputSpec,
+    read: Read | None = None,
 ) -> LabelledBatch:
-    """Pad and stack the utterances with these numbers."""
-    lengths = store.num_samples[np.asarray(numbers)]
+    """Pad and stack the utterances with these numbers; `read` reads instead of the store."""
+    whole = (read or store.read)([Cut(number=int(number)) for number in numbers], spec=input_spec)
+    lengths = np.asarray([len(row) for row in whole], dtype=np.int64)
     samples = np.zeros((len(numbers), int(lengths.max())), dtype=np.float32)
     width = max(1, *(len(targets[number]) for number in numbers)) if len(numbers) else 1
     padded = torch.zeros(len(numbers), width, dtype=torch.int64)
     target_lengths = torch.zeros(len(numbers), dtype=torch.int64)
-    whole = store.read([Cut(number=int(number)) for number in numbers], spec=input_spec)
     for row, number in enumerate(numbers):
         samples[row, : lengths[row]] = whole[row]
         target = targets[number]
@@ -304,7 +385,7 @@ def labelled_batch(
         target_lengths[row] = len(target)
     return LabelledBatch(
         samples=torch.from_numpy(samples),
-        lengths=torch.from_numpy(lengths.astype(np.int64)),
+        lengths=torch.from_numpy(lengths),
         targets=padded,
         target_lengths=target_lengths,
         ids=tuple(store.ids[int(number)] for number in numbers),
