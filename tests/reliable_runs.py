@@ -253,8 +253,13 @@ def work(run: Run) -> None:
     except Interrupted as stop:
         sys.exit(stop.exit_code)
     except UnheardError as error:
-        sys.stderr.write(f"{error}\n")
+        complaint_of(run).write_text(str(error))
         sys.exit(error.exit_code)
+
+
+def complaint_of(run: Run) -> Path:
+    """Where a sitting in another process says why it failed."""
+    return run.folder.with_name(f"{run.folder.name}.error")
 
 
 def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:

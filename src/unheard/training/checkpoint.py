@@ -437,6 +437,7 @@ class CheckpointFolder:
                 log.warning("%s cannot be removed (%s); it is tried again later.", old, error)
                 continue
             shutil.rmtree(gone, ignore_errors=True)
+        self._passed_over = frozenset()
 
     def _is_clean(self, path: Path) -> bool:
         """Whether a checkpoint is from before anything looked ill."""
