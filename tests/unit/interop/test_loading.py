@@ -224,7 +224,7 @@ print((after - before) / sum(weight.nbytes for weight in model.state_dict().valu
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_memory_is_little_more_than_the_weights(tmp_path: Path) -> None:
     native.save_model(tiny_ctc(), tmp_path / "small")
     config = tiny_ctc().config
