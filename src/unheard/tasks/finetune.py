@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import unheard
+from unheard.audio.augment.config import read_augment
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.data.dataset import LabelledSource
@@ -124,6 +125,7 @@ def finetune(
     max_minutes: float | None = None,
     max_steps: int | None = None,
     accumulation: int | None = None,
+    augment: str | None = None,
     parallel: Parallel = "ddp",
     recompute: bool = False,
     compile: bool = False,
@@ -157,6 +159,9 @@ def finetune(
         max_steps: updates of the weights, instead of or besides a time.
         accumulation: micro-batches to one update, of all processes together; the preset's own by
             default.
+        augment: what to do to recordings as they are heard, some at random: any of speed, reverb,
+            noise and codec, with commas between. Folders of recorded noise or rooms, and codecs,
+            may follow: "noise=musan/,reverb=rooms/,codec=telephone+opus".
         parallel: how the processes that `torchrun` started hold the network: "ddp" for a copy
             each, "fsdp" for a share of every parameter each.
         recompute: keep less for the backward pass and compute it again, to save memory.
@@ -177,6 +182,7 @@ def finetune(
         RankError: when another of the processes that train together failed.
     """
     changes = named_changes(set)
+    augmentation = None if augment is None else read_augment(augment)
     folder = Path(out)
     model_folder = folder / "model" if into is None else Path(into)
     request = {
@@ -192,6 +198,7 @@ def finetune(
         "max_minutes": max_minutes,
         "max_steps": max_steps,
         "accumulation": accumulation,
+        "augment": augment,
         "seed": seed,
     }
     with join_ranks(choose_device(device)) as ranks:
@@ -218,7 +225,7 @@ def finetune(
                 recipe.finetuning,
                 budget=budget_of(recipe.finetuning.budget, max_minutes, max_steps),
                 seed=seed,
-                **given(accumulation=accumulation),
+                **given(accumulation=accumulation, augment=augmentation),
             ),
             start=bundle,
             language=language,
@@ -345,6 +352,8 @@ def finetune_utterances(
             input_spec=spec,
             batch_seconds=config.batch_seconds,
             seed=config.seed,
+            encoder=encoder,
+            augment=config.augment,
         ),
         config,
         folder=run_folder,

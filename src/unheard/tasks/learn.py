@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import unheard
+from unheard.audio.augment.config import read_augment
 from unheard.config import from_dict
 from unheard.data.audit import audit
 from unheard.data.corpora import scan_source
@@ -100,6 +101,7 @@ def learn(
     finetune_minutes: float | None = None,
     normalizer: str = NORMALIZER,
     language: str | None = None,
+    augment: str | None = None,
     on_collapse: OnCollapse = "warn",
     seed: int = 0,
     device: str = "auto",
@@ -133,6 +135,9 @@ def learn(
         finetune_minutes: time for each fine-tuning [minutes], likewise.
         normalizer: what transcripts go through first: "basic-1" or "none-1".
         language: language tag of the recordings.
+        augment: what to do to recordings as they are heard in fine-tuning, some at random: any of
+            speed, reverb, noise and codec, with commas between. Folders of recorded noise or rooms,
+            and codecs, may follow: "noise=musan/,reverb=rooms/,codec=telephone+opus".
         on_collapse: what to do when a training is lost, for instance because it writes nothing:
             "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the last
             checkpoint from before and on with half the learning rate, three times at most.
@@ -147,6 +152,7 @@ def learn(
         ConfigError: if nothing usable was found, or `out` holds a run with other settings.
     """
     refuse_several("learn")
+    augmentation = None if augment is None else read_augment(augment)
     folder = Path(out)
     request = {
         "recordings": str(recordings),
@@ -164,6 +170,7 @@ def learn(
         "finetune_minutes": finetune_minutes,
         "normalizer": normalizer,
         "language": language,
+        "augment": augment,
         "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,6 +253,8 @@ def learn(
             forget_decoded(folder / run / "decoded")
 
         config = _timed(recipe, "finetuning", minutes["finetune"], seed)
+        if augmentation is not None:
+            config = replace(config, augment=augmentation)
         stages.run("finetune", lambda: write_from("finetune", folder / "model", bundle, config))
         if compare_scratch:
             # As many updates, not as many minutes: another job on the machine must not decide.

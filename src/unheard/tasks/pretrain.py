@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import unheard
+from unheard.audio.augment.config import read_augment
 from unheard.audio.signal import SAMPLE_RATE, InputSpec
 from unheard.config import from_dict, to_dict
 from unheard.data.corpora import scan_source
@@ -131,6 +132,7 @@ def pretrain(
     max_minutes: float | None = None,
     max_steps: int | None = None,
     accumulation: int | None = None,
+    augment: str | None = None,
     parallel: Parallel = "ddp",
     recompute: bool = False,
     compile: bool = False,
@@ -162,6 +164,10 @@ def pretrain(
         max_steps: updates of the weights, instead of or besides a time.
         accumulation: micro-batches to one update, of all processes together; the preset's own by
             default.
+        augment: what to do to recordings as they are heard, some at random: any of speed, reverb,
+            noise and codec, with commas between. Folders of recorded noise or rooms, and codecs,
+            may follow: "noise=musan/,reverb=rooms/,codec=telephone+opus". Units stay those of the
+            recordings as they were, which speed would move away from: it is refused with them.
         parallel: how the processes that `torchrun` started hold the network: "ddp" for a copy
             each, "fsdp" for a share of every parameter each.
         recompute: keep less for the backward pass and compute it again, to save memory.
@@ -182,6 +188,7 @@ def pretrain(
         RankError: when another of the processes that train together failed.
     """
     changes = named_changes(set)
+    augmentation = None if augment is None else read_augment(augment)
     recipe = choose_recipe(preset, config, otherwise=partial(_usual, start))
     folder = Path(out)
     request = {
@@ -197,6 +204,7 @@ def pretrain(
         "max_minutes": max_minutes,
         "max_steps": max_steps,
         "accumulation": accumulation,
+        "augment": augment,
         "seed": seed,
     }
     with join_ranks(choose_device(device)) as ranks:
@@ -227,7 +235,7 @@ def pretrain(
                     recipe.pretraining,
                     budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
                     seed=seed,
-                    **given(accumulation=accumulation),
+                    **given(accumulation=accumulation, augment=augmentation),
                 ),
                 start=bundle,
                 teacher=_teacher(units_from, units_layer),
@@ -346,6 +354,7 @@ def pretrain_store(
         units=units,
         encoder=network.encoder,
         sampling=recipe.sampling,
+        augment=config.augment,
     )
     if source.sampling is not None:
         ranks.ask_first(partial(_report_sampling, source.sampling, run_folder, quiet=quiet))

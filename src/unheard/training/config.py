@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unheard.audio.augment.config import AugmentConfig
 from unheard.training.health.findings import OnCollapse
 from unheard.training.precision import Precision
 from unheard.training.schedule import Budget, ScheduleConfig
@@ -32,6 +33,8 @@ class TrainingConfig:
     """Largest gradient norm, of the gradient divided by the count."""
     head_only: float = 0.0
     """Share of the run at its start in which only the CTC head learns (fine-tuning)."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What is done to recordings as they are heard; nothing by default."""
     precision: Precision = "auto"
     seed: int = 0
     log_every_steps: int = 20
