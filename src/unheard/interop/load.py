@@ -12,6 +12,7 @@ import torch
 from unheard.errors import ConfigError, FormatError, shorten
 from unheard.files import sha256_file
 from unheard.interop import fairseq2, native, storage, torchaudio
+from unheard.interop.adapters import with_adapter
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.fairseq import reader as fairseq_reader
 from unheard.interop.fairseq import writer as fairseq_writer
@@ -20,6 +21,7 @@ from unheard.interop.huggingface import reader as huggingface_reader
 from unheard.interop.huggingface import writer as huggingface_writer
 from unheard.interop.pickle_store import open_pickle
 from unheard.interop.reading import Reading
+from unheard.interop.sidecar import read_sidecar
 from unheard.interop.state_dict import is_safetensors, open_store
 
 HUB_PREFIX = "hf:"
@@ -51,7 +53,8 @@ def load_model(
         source: a folder (ours, one of transformers, or the one that `learn` wrote to), a
             checkpoint of fairseq, a state dict of torchaudio or fairseq2, a name on the Hugging
             Face hub such as "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded
-            model, which is put onto the device. What a file is shows in its content.
+            model, which is put onto the device and switched to the adapter. What a file is shows
+            in its content.
         device: where the weights go.
         dtype: type of the weights; None keeps float64 and makes everything else float32.
         adapter: for models with an adapter for each language, the language: an ISO 639-3 code
@@ -73,11 +76,8 @@ def load_model(
         MissingExtraError: if the hub is needed and its client is not installed.
     """
     if isinstance(source, ModelBundle):
-        if adapter is not None and adapter != source.adapter:
-            raise ConfigError(
-                f"The model given has the adapter {source.adapter!r}, not {adapter!r}. Switch it "
-                "with `with_adapter`, or leave it out."
-            )
+        if adapter not in (None, source.adapter):
+            source = with_adapter(source, adapter)
         source.model.to(device=device, dtype=dtype)
         return source
     reading = open_model(source, adapter=adapter)
@@ -145,7 +145,8 @@ def model_fingerprint(source: str | os.PathLike[str]) -> str:
     if _is_native(folder):
         return native.fingerprint(folder)
     if folder.is_file():
-        files = [folder]
+        _, sidecar = read_sidecar(folder)
+        files = [folder] if sidecar is None else [folder, sidecar]
     elif (folder / storage.CONFIG_FILE).is_file():
         files = huggingface_reader.model_files(folder)
     else:

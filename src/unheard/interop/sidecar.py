@@ -7,14 +7,14 @@ A file named as the weights with ".json" after it comes first; otherwise `unhear
 folder counts. What it says is taken as it is: it overrides what the tensors would suggest.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unheard.config import from_dict
 from unheard.errors import AlphabetError, ConfigError
 from unheard.interop import storage
-from unheard.text.alphabet import WORD_BOUNDARY, Alphabet, Case
+from unheard.text.alphabet import WORD_BOUNDARY, Alphabet, case_of
 
 FOLDER_FILE = "unheard.json"
 """Settings for the state dicts of a folder that have none of their own."""
@@ -126,15 +126,5 @@ def make_alphabet(
         blank=blank,
         word_boundary=word_boundary,
         special=tuple(special),
-        case=_case_of(token for token in labels if token not in reserved),
+        case=case_of(token for token in labels if token not in reserved),
     )
-
-
-def _case_of(tokens: Iterable[str]) -> Case:
-    """Tell the case of an alphabet: that of all letters that have one, or "keep"."""
-    text = "".join(tokens)
-    if text != text.lower() and text == text.upper():
-        return "upper"
-    if text != text.upper() and text == text.lower():
-        return "lower"
-    return "keep"

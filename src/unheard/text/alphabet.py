@@ -449,3 +449,13 @@ def _check_tokens(
                 f"token {numbers[0]} holds white space beside other characters, so that no text "
                 f"can match it: found {token!r}."
             )
+
+
+def case_of(tokens: Iterable[str]) -> Case:
+    """Tell the case of letters: that of all which have one, or "keep"."""
+    text = "".join(tokens)
+    if text != text.lower() and text == text.upper():
+        return "upper"
+    if text != text.upper() and text == text.lower():
+        return "lower"
+    return "keep"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.tiny_models import tiny_alphabet, tiny_ctc, tiny_encoder, tiny_pretraining
 
+import unheard
 from unheard.audio.signal import InputSpec
 from unheard.errors import CheckpointError, ConfigError
 from unheard.interop import storage
@@ -244,3 +245,13 @@ def test_odd_new_languages_are_refused(many: ModelBundle) -> None:
     for name in ("", "../eng", "a/b", "-a", "a" * 65, "e ng", "eng\n", "é"):
         with pytest.raises(ConfigError, match="cannot name a language"):
             new(many, name)
+
+
+def test_load_model_switches_a_loaded_model(many: ModelBundle) -> None:
+    switched = unheard.load_model(many, adapter="kmr")
+    assert switched.adapter == "kmr"
+    assert torch.equal(logits(switched), logits(with_adapter(many, "kmr")))
+    assert unheard.load_model(many) is many
+    assert many.adapter == "sna"
+    with pytest.raises(ConfigError, match="no adapter for the language 'eng'"):
+        unheard.load_model(many, adapter="eng")

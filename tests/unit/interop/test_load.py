@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.tiny_models import tiny_ctc
 
 import unheard
 from unheard.errors import FormatError
+from unheard.interop import load
 
 
 def test_a_folder_that_a_training_verb_wrote_to_stands_for_its_model(tmp_path: Path) -> None:
@@ -42,3 +44,13 @@ def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.ones(3)}, tmp_path / "image.pt")
     with pytest.raises(FormatError, match=r"no network that is known.*conv1\.weight"):
         unheard.load_model(tmp_path / "image.pt")
+
+
+def test_a_fingerprint_covers_the_settings_beside_a_file(tmp_path: Path) -> None:
+    """Regression: a file with another number of heads said beside it passed for the same model."""
+    save_file({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    alone = load.model_fingerprint(tmp_path / "weights.safetensors")
+    (tmp_path / "weights.safetensors.json").write_text('{"heads": 4}')
+    told = load.model_fingerprint(tmp_path / "weights.safetensors")
+    (tmp_path / "weights.safetensors.json").write_text('{"heads": 8}')
+    assert len({alone, told, load.model_fingerprint(tmp_path / "weights.safetensors")}) == 3

@@ -5,14 +5,14 @@ Source: transformers models/wav2vec2/tokenization_wav2vec2.py, version 5.23.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unheard.errors import AlphabetError, FormatError, shorten
 from unheard.interop import storage
-from unheard.text.alphabet import Alphabet, Case
+from unheard.text.alphabet import Alphabet, case_of
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Tokenizer:
                 word_boundary=boundary,
                 unknown=unknown if unknown in tokens else None,
                 special=tuple(sorted(name for name in special if name in tokens)),
-                case=_case_of(token for token in tokens if token not in reserved),
+                case=case_of(token for token in tokens if token not in reserved),
             )
         except AlphabetError as error:
             raise AlphabetError(f"{place}: {error}") from error
@@ -359,13 +359,3 @@ def _lower(tokens: Mapping[str, Any], reserved: set[str]) -> dict[str, Any]:
         kept = token in reserved or small in tokens or small in lowered
         lowered[token if kept else small] = number
     return lowered
-
-
-def _case_of(tokens: Iterable[str]) -> Case:
-    """Tell the case of an alphabet: that of all letters that have one, or "keep"."""
-    text = "".join(tokens)
-    if text != text.lower() and text == text.upper():
-        return "upper"
-    if text != text.upper() and text == text.lower():
-        return "lower"
-    return "keep"
