@@ -81,6 +81,7 @@ class Replicated(Whole):
         # Layers are skipped, and convolutions or the whole encoder may be frozen for a while.
         self._copies = _Copies(
             model,
+            broadcast_buffers=False,  # constants are the same everywhere from the start
             find_unused_parameters=not _always_uses_all(model),
             gradient_as_bucket_view=True,
         )
