@@ -133,7 +133,7 @@ def run(folder: Path, *, kills: int, steps: int, seed: int) -> dict[str, Any]:
     broken: list[str] = []
     began = time.monotonic()
     while len(found) < kills:
-        kill = kill_once(killed, chance, max(1, 2 * steps // (kills + 2) - 1))
+        kill = kill_once(killed, chance, max(1, steps // kills))
         if kill is None:
             broken.append(f"it ended by itself after {len(found)} kills: give it more --steps")
             break

@@ -252,6 +252,8 @@ def work(run: Run) -> None:
         do(run)
     except Interrupted as stop:
         sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UnheardError as error:
         complaint_of(run).write_text(str(error))
         sys.exit(error.exit_code)
@@ -265,7 +267,9 @@ def complaint_of(run: Run) -> Path:
 def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start a process, forked from a server that has imported torch once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.reliable_runs", "torch.utils.tensorboard.writer"])
+    # The last one is imported by the first optimiser of a process.
+    modules = ["tests.reliable_runs", "torch.utils.tensorboard.writer", "torch._dynamo"]
+    context.set_forkserver_preload(modules)
     process = context.Process(target=target, args=arguments)
     process.start()
     return process
