@@ -1,5 +1,6 @@
 """Training runs shared by several processes, each of which does a list of them in one start."""
 
+import errno
 import json
 import math
 import multiprocessing
@@ -8,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,13 +34,14 @@ from unheard.objectives.base import LossTerms
 from unheard.objectives.contrastive import contrastive_objective
 from unheard.objectives.ctc import ctc_objective
 from unheard.objectives.masked_units import masked_unit_objective
+from unheard.training import checkpoint
 from unheard.training.config import Execution, TrainingConfig
 from unheard.training.distributed import ALONE, Ranks, join_ranks
 from unheard.training.loop import Interrupted, Validation, train
 from unheard.training.schedule import Budget
 
 Kind = Literal["contrastive", "units", "ctc"]
-Flaw = Literal["none", "means", "nan"]
+Flaw = Literal["none", "means", "nan", "disk"]
 STEPS = 20
 UNITS = 6
 
@@ -54,7 +57,7 @@ class Run:
         execution: how.
         config: settings.
         flaw: "means" divides each process's loss by its own count; "nan" spoils the second
-            micro-batch of the fourth update.
+            micro-batch of the fourth update; "disk" lets the second process fail to write.
         stop: (rank, step, signal) that the process sends itself in that update.
     """
 
@@ -162,6 +165,12 @@ def do(run: Run, ranks: Ranks = ALONE) -> dict[str, Any]:
         weight = sum(float(each.detach().double().abs().sum()) for each in model.parameters())
         return Validation(metric=-weight, values={"weight": weight})
 
+    def write(tensors: dict[str, Tensor], path: Path) -> None:
+        if run.flaw == "disk" and ranks.rank == 1:
+            raise OSError(errno.EIO, "disk on fire")
+        original(tensors, path)
+
+    original, checkpoint.save_file = checkpoint.save_file, write
     # What a process drew before must not matter.
     torch.manual_seed(random.SystemRandom().randrange(2**40))
     try:
@@ -180,6 +189,10 @@ def do(run: Run, ranks: Ranks = ALONE) -> dict[str, Any]:
         )
     except Interrupted as stopped:
         return {"stopped": str(stopped)}
+    except OSError as error:
+        return {"failed": str(error)}
+    finally:
+        checkpoint.save_file = original
     return {"step": result.state.step, "weights": digest(model)}
 
 
@@ -243,7 +256,7 @@ def start(
             "LOCAL_WORLD_SIZE": str(world),
             "MASTER_PORT": str(port),
         }
-        process = context.Process(target=work, args=(runs, environment, record, meet))
+        process = context.Process(target=work, args=(runs, environment, record, meet), daemon=True)
         process.start()
         processes.append(process)
     return processes
@@ -254,8 +267,12 @@ def sit(
 ) -> list[dict[str, Any]]:
     """Do runs in several processes; returns what each of them found."""
     processes = start(runs, record, world=world, meet=meet)
+    deadline = time.monotonic() + 170
     for process in processes:
-        process.join(170)
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode != 0:
+            # The others follow within a minute.
+            deadline = min(deadline, time.monotonic() + 60)
     codes = [process.exitcode for process in processes]
     if codes != [0] * world:
         raise AssertionError(f"processes ended with {codes}")

@@ -68,6 +68,12 @@ def together(
     runs.append(replace(alone, folder=folder / "means", flaw="means"))
     recomputed = Execution(parallel="fsdp", recompute=True)
     runs.append(replace(alone, folder=folder / "recomputed", execution=recomputed))
+    short = rank_runs.settings(budget=Budget(max_steps=2))
+    runs.append(
+        replace(
+            alone, folder=folder / "disk", config=short, flaw="disk", execution=execution("fsdp")
+        )
+    )
     timed = rank_runs.settings(budget=Budget(max_minutes=0.02))
     runs.append(replace(alone, folder=folder / "timed", config=timed))
     return folder, rank_runs.sit(runs, folder / "found", meet=True)
@@ -158,6 +164,15 @@ def test_a_time_budget_ends_at_one_step_for_all(
         next((folder / "timed" / "checkpoints").glob("step_*/state.json")).read_text()
     )
     assert state["elapsed_seconds"] >= 1.2
+
+
+def test_a_disk_that_fails_one_process_fails_all_and_leaves_nothing(
+    together: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, found = together
+    assert "disk on fire" in found[1]["disk"]["failed"]
+    assert found[0]["disk"]["failed"] == f"Process 1: {found[1]['disk']['failed']}"
+    assert list((folder / "disk" / "checkpoints").iterdir()) == []
 
 
 def test_processes_agree(together: tuple[Path, list[dict[str, Any]]]) -> None:

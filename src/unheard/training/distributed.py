@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 STEP_TIMEOUT = timedelta(minutes=30)
 """A process that hangs in a step without ending is given up after this time."""
+MEETING_TIMEOUT = timedelta(minutes=10)
+"""All processes must have started within this time of each other."""
 WORK_TIMEOUT = timedelta(days=7)
 """The others wait this long for what one process does alone, such as decoding a corpus."""
 BEAT_SECONDS = 2.0
@@ -196,7 +198,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if _number("LOCAL_WORLD_SIZE", 0) == world and sys.platform.startswith("linux"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store, _, _ = next(rendezvous("env://", rank, world, timeout=STEP_TIMEOUT))
+    store, _, _ = next(rendezvous("env://", rank, world, timeout=MEETING_TIMEOUT))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=PrefixStore("unheard", store),
