@@ -429,7 +429,21 @@ def non_finite_updates(facts: LearnFacts) -> Advice | None:
     )
 
 
+def run_lost(facts: LearnFacts) -> Advice | None:
+    """Repeat what the watch over a training called an error."""
+    for name, run in (("Pre-training", facts.pretraining), ("Fine-tuning", facts.finetuning)):
+        for row in run.health if run is not None else ():
+            if row.get("severity") == "error" and row.get("message"):
+                return Advice(
+                    title=f"{name} went wrong",
+                    reason=f"{row['message']} {row.get('advice') or ''}".strip(),
+                    weight=95,
+                )
+    return None
+
+
 RULES: tuple[Callable[[LearnFacts], Advice | None], ...] = (
+    run_lost,
     stays_silent,
     still_improving,
     overfits,

@@ -18,6 +18,7 @@ def training(facts: LearnFacts) -> Html:
     start = facts.request.get("start")
     parts: list[Content] = [tag("h3", "Learning to listen (pre-training)")]
     if facts.pretraining is not None:
+        parts.append(_health(facts.pretraining))
         parts.append(_charts(_pretraining_charts(facts.pretraining)))
         names = (advice.pretraining_loss(facts.pretraining), *PRETRAINING_NUMBERS)
         parts.append(_numbers_table(facts.pretraining, names))
@@ -27,12 +28,29 @@ def training(facts: LearnFacts) -> Html:
         parts.append(quiet("None: this run learnt from its transcripts alone."))
     parts.append(tag("h3", "Learning to write (fine-tuning)"))
     if facts.finetuning is not None:
+        parts.append(_health(facts.finetuning))
         parts.append(_charts(_finetuning_charts(facts.finetuning, facts.scratch_run)))
         parts.append(_numbers_table(facts.finetuning, ("loss", "cer", "wer", "blank_ratio")))
         parts.append(_samples(facts.finetuning, language=facts.language))
     else:
         parts.append(quiet("No record of fine-tuning was found."))
     return join(parts)
+
+
+def _health(run: RunFacts) -> Html | None:
+    """What the watch over the run has called, with what to do about it."""
+    called = [row for row in run.health if row.get("severity") != "note"]
+    if not called:
+        return None
+    rows = [
+        (
+            tag("b", str(row.get("severity") or "")),
+            f"{number(row.get('step')) or 0:,.0f}",
+            f"{row.get('message') or ''} {row.get('advice') or ''}".strip(),
+        )
+        for row in called
+    ]
+    return table(("", "update", "what the watch over this run called"), rows, numeric=(1,))
 
 
 def _charts(charts: Iterable[plots.Chart]) -> Html:
@@ -76,6 +94,20 @@ def _pretraining_charts(run: RunFacts) -> list[plots.Chart]:
                 levels=most,
                 from_zero=True,
                 note="A fall towards few codes is a collapse.",
+            )
+        )
+    elif named := run.series("train", "predicted_perplexity"):
+        heard = run.series("train", "unit_perplexity")
+        charts.append(
+            plots.Chart(
+                title="Units in use",
+                unit="equally frequent ones",
+                series=(
+                    plots.Series(name="predicted", points=named, tone=1),
+                    plots.Series(name="true", points=heard, tone=2),
+                ),
+                from_zero=True,
+                note="A fall of the predicted towards one is a collapse.",
             )
         )
     return [*charts, *_optimiser_charts(run)]

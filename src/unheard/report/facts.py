@@ -9,7 +9,7 @@ Files, all optional (a missing one leaves its part of the report out):
     data/scan.json              {"layout", "facts": {...},
                                 "skipped": [{path, line, reason, detail}]}
     data/audit.json             {"findings": [...]} or any tree of counts
-    {pretrain,finetune}/config.json, metrics.jsonl, samples.jsonl
+    {pretrain,finetune}/config.json, metrics.jsonl, samples.jsonl, health.jsonl
     model/*.json                the first with an alphabet names the vocabulary
     evaluation/result.json      {"error_rate": ErrorReport.to_dict(), "manifest", "normalizer",
                                 "failed": [...]}
@@ -138,6 +138,8 @@ class RunFacts:
     train: tuple[Mapping[str, Any], ...] = ()
     valid: tuple[Mapping[str, Any], ...] = ()
     samples: tuple[Mapping[str, Any], ...] = ()
+    health: tuple[Mapping[str, Any], ...] = ()
+    """What the watch over the run has found, in order: {code, severity, step, message, advice}."""
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def series(self, kind: str, name: str) -> tuple[tuple[float, float], ...]:
@@ -425,6 +427,7 @@ def _read_run(folder: Path, name: str, unreadable: Counter[str]) -> RunFacts | N
         if step is not None:
             rows[str(row.get("kind")), step] = row
     config = _read_object(folder, f"{name}/config.json", unreadable)
+    health = tuple(_read_rows(folder, f"{name}/health.jsonl", unreadable))
     if not rows:
         return None
     samples: dict[tuple[float, str], Mapping[str, Any]] = {}
@@ -437,6 +440,7 @@ def _read_run(folder: Path, name: str, unreadable: Counter[str]) -> RunFacts | N
         train=tuple(row for (kind, _), row in ordered if kind == "train"),
         valid=tuple(row for (kind, _), row in ordered if kind == "valid"),
         samples=tuple(row for _, row in sorted(samples.items(), key=lambda item: item[0])),
+        health=health,
         config=config,
     )
 

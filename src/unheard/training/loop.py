@@ -323,18 +323,19 @@ class _Run(Generic[Model, Batch]):
                 "folder with a lower learning rate.",
                 step=self.state.step,
             )
-        back = {"step": restored.step, "from_step": self.state.step, "code": alarm.code}
-        if self.ranks.ask_first(lambda: self._forget_later_best(restored.step)):
+        step = restored.step
+        back = {"step": step, "from_step": self.state.step, "code": alarm.code}
+        if self.ranks.ask_first(lambda: self._forget_later_best(step)):
             restored = replace(restored, best_metric=None, best_step=0)
         self._take_up(restored)
         self.state = replace(self.state, rewinds=[*rewinds, back])
         self.nonfinite_in_row = 0
         self._save()
         self.log.say(
-            f"going back from step {alarm.step} to step {restored.step}, and on from there with "
+            f"going back from step {alarm.step} to step {step}, and on from there with "
             f"{SLOWER ** len(self.state.rewinds):g} times the learning rate"
         )
-        self.log.resume_at(restored.step)
+        self.log.resume_at(step)
         self.health.resume(self.state.rewinds, begins=False)
 
     def _forget_later_best(self, step: int) -> bool:

@@ -40,6 +40,22 @@ def test_the_loss_is_what_a_loop_says() -> None:
     assert float(terms.parts["accuracy"]) == hits
 
 
+def test_how_varied_predictions_are_is_counted_on_masked_frames() -> None:
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 0, 1, 1, 2], [3, 3, 0, 0, 0]]), 4) * 5.0
+    units = torch.tensor([[0, 1, 2, 3, 0], [0, 0, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]).bool()
+    means = masked_unit_loss(output(logits), units, mask, unmasked_weight=0.3).means
+    assert float(means["predicted_perplexity"]) == pytest.approx(2.0)
+    assert float(means["unit_perplexity"]) == pytest.approx(4.0)
+    uneven = torch.tensor([[1, 0, 1, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    means = masked_unit_loss(output(logits), units, uneven, unmasked_weight=0.3).means
+    shares = torch.tensor([1 / 4, 2 / 4, 1 / 4])
+    expected = float((-(shares * shares.log()).sum()).exp())
+    assert float(means["predicted_perplexity"]) == pytest.approx(expected)
+    nothing = masked_unit_loss(output(logits), units, mask & False, unmasked_weight=0.3).means
+    assert float(nothing["predicted_perplexity"]) == 1.0
+
+
 def batch_of(config: MaskedUnitConfig, *, samples: int = 1200) -> AudioBatch:
     generator = torch.Generator().manual_seed(1)
     frames = config.encoder.num_frames(samples)

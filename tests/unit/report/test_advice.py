@@ -73,6 +73,11 @@ GOOD = heard("habari za leo", "habari za leo")
 
 CASES = [
     (
+        advice.run_lost,
+        {"finetuning": RunFacts(health=({"severity": "error", "message": "It is lost."},))},
+        {"finetuning": RunFacts(health=({"severity": "warning", "message": "It is odd."},))},
+    ),
+    (
         advice.stays_silent,
         {"utterances": (heard("a", ""), heard("a", " "), GOOD)},
         {"utterances": (GOOD,)},

@@ -223,6 +223,33 @@ def test_odd_text_can_be_written(tmp_path: Path, text: str):
     page_of(tmp_path)
 
 
+def test_what_the_watch_called_is_shown(tmp_path: Path):
+    folder = make_learn_folder(tmp_path / "run", audio=False)
+    rows = [
+        {"severity": "note", "step": 120, "message": "It writes nothing yet.", "advice": "Wait."},
+        {"severity": "error", "step": 950, "message": "It writes nothing <b>.", "advice": "Stop."},
+        {"severity": "warning", "step": None, "message": None},
+    ]
+    write_rows(folder / "finetune" / "health.jsonl", rows)
+    page = Page(html.render(read_facts(folder)))
+    told = " ".join(page.texts)
+    assert "It writes nothing <b>. Stop." in told
+    assert "950" in told
+    assert "Fine-tuning went wrong" in told
+    assert "nothing yet" not in told, "notes are for the live line"
+
+
+def test_units_in_use_are_drawn_where_they_were_counted(tmp_path: Path):
+    folder = make_learn_folder(tmp_path / "run", audio=False)
+    assert "Units in use" not in html.render(read_facts(folder))
+    rows = [
+        {"kind": "train", "step": k, "masked": 4.0, "predicted_perplexity": k, "unit_perplexity": 9}
+        for k in (1, 2, 3)
+    ]
+    write_rows(folder / "pretrain" / "metrics.jsonl", rows)
+    assert "Units in use" in html.render(read_facts(folder))
+
+
 def test_advice_shows_its_letters(tmp_path: Path):
     rows = [{"text": "habari za asubuhi " * 30 + "qat\u0301", "num_samples": 1, "sample_rate": 1}]
     write_rows(tmp_path / "data/train.jsonl", rows)

@@ -153,7 +153,7 @@ def constant_output_loss(
     counts[blank] = float((lengths - sizes).sum().clamp_min(1))
     scores = counts.log().requires_grad_()
     longest = int(lengths.max())
-    optimizer = torch.optim.LBFGS([scores], max_iter=30, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([scores], max_iter=8, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         log_probs = torch.log_softmax(scores, dim=0).expand(longest, len(chosen), outputs)
