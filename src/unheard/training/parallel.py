@@ -81,10 +81,11 @@ class Replicated(Whole):
         # Layers are skipped, and convolutions or the whole encoder may be frozen for a while.
         self._copies = _Copies(
             model,
-            broadcast_buffers=False,  # constants are the same everywhere from the start
             find_unused_parameters=not _always_uses_all(model),
             gradient_as_bucket_view=True,
         )
+        # Constants are the same everywhere from the start. The argument has two names by version.
+        self._copies.broadcast_buffers = False
         self._copies.register_comm_hook(None, _add_up)
         self.learner = self._copies
 
