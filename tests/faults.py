@@ -95,7 +95,7 @@ def _watch(folder: Path, die_before: int | None, writer: int) -> None:
             return
         path = os.fspath(arguments[0]) if isinstance(arguments[0], (str, Path)) else ""
         # Within a folder that is being deleted, names are relative to it.
-        inner = event in ("os.remove", "os.rmdir") and path and not os.path.isabs(path)
+        inner = event in ("os.remove", "os.rmdir") and path and not Path(path).is_absolute()
         if inner or str(folder) in path:
             point(f"{event} {Path(path).name}")
 
@@ -245,9 +245,7 @@ def _live(folder: Path, chance: random.Random, length: int) -> list[str]:
         elif doing == "kill":
             before, step = step, step + chance.randint(0 if good else 1, 3)
             ended = in_child(
-                lambda step=step, mark=mark: save(
-                    folder, step, mark=mark + 1, after_loading=True
-                ),
+                lambda step=step, mark=mark: save(folder, step, mark=mark + 1, after_loading=True),
                 folder=folder,
                 die_before=chance.randint(0, 60),
             )

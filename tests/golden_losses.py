@@ -222,7 +222,9 @@ def main() -> int:
         if write:
             write_json_atomic(FOLDER / f"{kind}.json", {**machine(), "losses": found})
         expected = golden(kind)["losses"]
-        print(f"{kind}: {found[0]:.4f} to {found[-1]:.4f}; furthest {furthest(found, expected):.1e}")
+        print(
+            f"{kind}: {found[0]:.4f} to {found[-1]:.4f}; furthest {furthest(found, expected):.1e}"
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Tiny training runs for the tests of reliability: what is stopped, killed or damaged must not show.
+"""Tiny training runs for the tests of reliability.
 
 Three objectives on recordings of tones, read from shards, by this process or by workers.
 """

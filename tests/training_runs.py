@@ -1,13 +1,10 @@
-"""Small training runs that are stopped, killed and gone on with, in processes of their own."""
+"""Small training runs that are stopped and gone on with."""
 
 import json
-import multiprocessing
 import os
 import signal
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +25,11 @@ from unheard.objectives.contrastive import contrastive_objective
 from unheard.objectives.ctc import ctc_objective
 from unheard.training.config import TrainingConfig
 from unheard.training.logging import Sample
-from unheard.training.loop import Interrupted, Validation, train
+from unheard.training.loop import Validation, train
 from unheard.training.schedule import Budget
 
 Kind = Literal["pretrain", "finetune"]
 LETTERS = ["<blank>", " ", *tones.TONES_HZ]
-STOPPED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,32 +148,6 @@ def do(run: Run) -> None:
         head=getattr(model, "head", None),
         quiet=True,
     )
-
-
-def work(run: Run) -> None:
-    """Run a sitting in a process of its own and end it as the command line would."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        do(run)
-    except Interrupted:
-        sys.exit(STOPPED)
-
-
-def start(run: Run) -> BaseProcess:
-    """Start a process; it is forked from a server that has imported torch once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training_runs", "torch.utils.tensorboard.writer"])
-    process = context.Process(target=work, args=(run,))
-    process.start()
-    return process
-
-
-def sit(run: Run) -> int | None:
-    """Run a sitting in another process; returns its exit code."""
-    process = start(run)
-    process.join(170)
-    return process.exitcode
 
 
 def remains(folder: Path) -> dict[str, Any]:

@@ -210,9 +210,10 @@ def test_two_processes_and_one_hear_the_same_in_an_epoch(thousand: Path) -> None
         after = Position()
         for rank in (0, 1):
             batches = Prefetch(source_of(store), Position(), rank=rank, world=2)
-            for after, batch in itertools.islice(batches, 20):
-                heard.append(batch.ids)
+            taken = list(itertools.islice(batches, 20))
             batches.close()
+            heard += [batch.ids for _, batch in taken]
+            after = taken[-1][0]
         assert after == Position(batch=40)
         batches = Prefetch(source_of(store), after)
         heard += [batch.ids for _, batch in itertools.islice(batches, 60)]

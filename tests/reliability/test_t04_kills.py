@@ -1,4 +1,4 @@
-"""T4: kill -9 at any moment costs no more than what came after the last checkpoint, and nothing else.
+"""T4: kill -9 at any moment costs what came after the last checkpoint, and nothing else.
 
 benchmarks/kills.py does the same fifty times; its result is in benchmarks/results/kills.json.
 """

@@ -57,7 +57,7 @@ def watch(folder: Path, target: object) -> tuple[int, set[int], list[str]]:
 
 def _is_still(path: Path, inode: int) -> bool:
     try:
-        return os.stat(path).st_ino == inode
+        return path.stat().st_ino == inode
     except FileNotFoundError:
         return False
 
@@ -85,7 +85,7 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
     fsync, rename = os.fsync, Path.rename
 
     def flushed(descriptor: int) -> None:
-        told.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split(".tmp-")[0])
+        told.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.split(".tmp-")[0])
         fsync(descriptor)
 
     def renamed(path: Path, target: Path) -> Path:

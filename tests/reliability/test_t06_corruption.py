@@ -1,4 +1,4 @@
-"""T6: any damage to a checkpoint is found before a weight is taken from it, and the one before it used."""
+"""T6: any damage to a checkpoint is found before it is used, and the one before is used instead."""
 
 import logging
 import os

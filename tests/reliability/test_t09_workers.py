@@ -19,7 +19,7 @@ BATCH = 6
 """Micro-batch, from 0, with the recording that ends its worker: the first of the fourth update."""
 LAST = f"checkpoints/step_{STEPS:08d}"
 
-FAULTY = '''
+FAULTY = """
 import ctypes, os, signal, time
 from pathlib import Path
 from unheard.data import sample_codec
@@ -45,7 +45,7 @@ def faulty(request):
 
 
 sample_codec.read_stretch = faulty
-'''
+"""
 """Python imports a module of the name `sitecustomize` when it starts."""
 
 FAULTS = {
@@ -64,7 +64,9 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, li
     return run, reliable_runs.do(run)
 
 
-def spoil(run: Run, fault: str, *, once: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def spoil(
+    run: Run, fault: str, *, once: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """Let workers that start from now on end at one recording; returns its id."""
     with closing(reliable_runs.open_data(run.data)) as store:
         source = reliable_runs.make_source(run.kind, store, run.config)

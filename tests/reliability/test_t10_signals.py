@@ -1,4 +1,4 @@
-"""T10: told to stop at any moment, a run saves, ends soon and says by its exit code what told it."""
+"""T10: told to stop at any moment, a run saves and ends with the exit code of that signal."""
 
 import os
 import random

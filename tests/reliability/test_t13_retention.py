@@ -1,4 +1,4 @@
-"""T13: whatever was saved, killed, damaged and deleted in which order, the newest good one is there."""
+"""T13: whatever was saved, killed, damaged and deleted, the newest good checkpoint is there."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SEEDS, LENGTH = 8, 30
 
 
 def test_random_sequences_never_lose_the_newest_good_checkpoint(tmp_path: Path) -> None:
-    """After each of them, loading gives the bits of the newest one that was saved and not damaged."""
+    """After each of them, loading gives the bits of the newest that was saved and not damaged."""
     record = tmp_path / "record.json"
     process = reliable_runs.start(
         faults.save_kill_and_damage_at_random, tmp_path / "runs", record, SEEDS, LENGTH
