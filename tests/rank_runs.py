@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tests import tones, training_runs
+from tests import health_runs, tones, training_runs
 from torch import Tensor, nn
 
 from unheard.audio.signal import InputSpec
@@ -37,6 +37,8 @@ from unheard.objectives.masked_units import masked_unit_objective
 from unheard.training import checkpoint
 from unheard.training.config import Execution, TrainingConfig
 from unheard.training.distributed import ALONE, Ranks, join_ranks
+from unheard.training.health.findings import Nature
+from unheard.training.health.watch import HealthWatch
 from unheard.training.loop import Interrupted, Validation, train
 from unheard.training.schedule import Budget
 
@@ -59,6 +61,7 @@ class Run:
         flaw: "means" divides each process's loss by its own count; "nan" spoils the second
             micro-batch of the fourth update; "disk" lets the second process fail to write.
         stop: (rank, step, signal) that the process sends itself in that update.
+        lost_above: a watch calls the run lost at step 8 if the learning rate is above this.
     """
 
     kind: Kind
@@ -68,6 +71,7 @@ class Run:
     config: TrainingConfig
     flaw: Flaw = "none"
     stop: tuple[int, int, int] | None = None
+    lost_above: float | None = None
 
 
 def settings(**more: Any) -> TrainingConfig:
@@ -186,6 +190,7 @@ def do(run: Run, ranks: Ranks = ALONE) -> dict[str, Any]:
             quiet=True,
             ranks=ranks,
             execution=run.execution,
+            watch=None if run.lost_above is None else _watch(run.lost_above),
         )
     except Interrupted as stopped:
         return {"stopped": str(stopped)}
@@ -193,7 +198,13 @@ def do(run: Run, ranks: Ranks = ALONE) -> dict[str, Any]:
         return {"failed": str(error)}
     finally:
         checkpoint.save_file = original
-    return {"step": result.state.step, "weights": digest(model)}
+    rewinds = result.state.rewinds
+    return {"step": result.state.step, "weights": digest(model), "rewinds": rewinds}
+
+
+def _watch(limit: float) -> HealthWatch:
+    detector = type("Limited", (health_runs.RateTooHigh,), {"limit": limit})
+    return health_runs.Scripted(Nature(objective="ctc", learning_rate=1.0), detector=detector)
 
 
 def digest(model: nn.Module) -> list[float]:
