@@ -19,10 +19,11 @@ from unheard.models.pretraining import PretrainingModel
 from unheard.objectives.base import LossTerms
 from unheard.objectives.contrastive import contrastive_objective
 from unheard.objectives.ctc import ctc_objective
-from unheard.tasks.health import pretraining_metric, pretraining_watch, writing_watch
+from unheard.tasks.health import pretraining_watch, writing_watch
 from unheard.text.alphabet import Alphabet
 from unheard.training.config import Execution, TrainingConfig
-from unheard.training.health.findings import OnCollapse
+from unheard.training.health.detector import Detector
+from unheard.training.health.findings import HealthFinding, Nature, OnCollapse, Row
 from unheard.training.health.watch import HealthWatch
 from unheard.training.loop import TrainingResult, Validation, train
 from unheard.training.schedule import Budget, ScheduleConfig
@@ -69,6 +70,36 @@ class Sitting:
             execution=Execution(on_collapse=on_collapse),
             watch=self.watch,
         )
+
+
+class RateTooHigh(Detector):
+    """Calls a run lost at step 8 if the learning rate is above a limit; ill from step 6 on."""
+
+    limit = 3e-3
+
+    def observe(self, row: Row) -> list[HealthFinding]:
+        if row.kind != "train":
+            return []
+        ill = row.values["learning_rate"] > self.limit and row.step > 5
+        if not ill:
+            self.clean_step = row.step
+        elif row.step >= 8:
+            return self._tell("too_fast", "error", row, "The rate is too high.", "Lower it.")
+        return []
+
+
+class Scripted(HealthWatch):
+    """Watches with one detector only."""
+
+    def __init__(self, nature: Nature, *, detector: type[Detector] = RateTooHigh) -> None:
+        self._detector = detector
+        super().__init__(nature)
+
+    def recall(self, rows: Any) -> None:
+        self._found = []
+        self._detectors = [self._detector(self.nature)]
+        for row in rows:
+            self.observe(row["kind"], row["step"], row)
 
 
 def smaller(encoder: EncoderConfig) -> EncoderConfig:
@@ -146,8 +177,3 @@ def _config(*, warmup: float, **more: Any) -> TrainingConfig:
         "schedule": ScheduleConfig(shape="linear", warmup=warmup),
     }
     return training_runs.settings(**{**settings, **more})
-
-
-def metric_of(sitting: Sitting, values: dict[str, float]) -> float:
-    """Judge a validation as the verb `pretrain` does."""
-    return pretraining_metric(sitting.model.config, values)  # pyright: ignore

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests import health_runs, training_runs
-from tests.health_runs import Sitting
+from tests import health_runs, rank_runs, tones, training_runs
+from tests.health_runs import RateTooHigh, Scripted, Sitting
 
+from unheard import cli
 from unheard.errors import TrainingDivergedError
 from unheard.files import read_jsonl
+from unheard.recipes import catalogue
 from unheard.training.checkpoint import verify_checkpoint
+from unheard.training.config import Execution, Parallel
 from unheard.training.health.detector import Detector
 from unheard.training.health.findings import HealthFinding, Nature, Row
-from unheard.training.health.watch import HealthWatch
 from unheard.training.logging import Sample
 from unheard.training.loop import Interrupted, Validation
 from unheard.training.schedule import Budget
@@ -103,34 +105,6 @@ def test_a_healthy_finetuning_raises_no_alarm(data: Path, tmp_path: Path, seed: 
     assert rows[-1]["ctc"] < 0.9 * 14.3
 
 
-class RateTooHigh(Detector):
-    """Calls a run lost at step 8 if the learning rate is above a limit; ill from step 6 on."""
-
-    limit = 3e-3
-
-    def observe(self, row: Row) -> list[HealthFinding]:
-        if row.kind != "train":
-            return []
-        ill = row.values["learning_rate"] > self.limit and row.step > 5
-        if not ill:
-            self.clean_step = row.step
-        elif row.step >= 8:
-            return self._tell("too_fast", "error", row, "The rate is too high.", "Lower it.")
-        return []
-
-
-class Scripted(HealthWatch):
-    """Watches with one detector only."""
-
-    detector = RateTooHigh
-
-    def recall(self, rows: Any) -> None:
-        self._found = []
-        self._detectors = [self.detector(self.nature)]
-        for row in rows:
-            self.observe(row["kind"], row["step"], row)
-
-
 def scripted(data: Path, detector: type[Detector] = RateTooHigh, **more: Any) -> Sitting:
     """Twelve updates at a constant rate of 5e-3, validated at 4, 8 and 12; better and better."""
     sitting = health_runs.writer(
@@ -144,8 +118,7 @@ def scripted(data: Path, detector: type[Detector] = RateTooHigh, **more: Any) ->
     )
     schedule = replace(sitting.config.schedule, warmup=0.0, hold=1.0)
     sitting.config = replace(sitting.config, schedule=schedule, learning_rate=5e-3)
-    watch = type("Given", (Scripted,), {"detector": detector})
-    sitting.watch = watch(Nature(objective="ctc", learning_rate=5e-3))
+    sitting.watch = Scripted(Nature(objective="ctc", learning_rate=5e-3), detector=detector)
 
     def validate() -> Validation:
         weight = float(next(sitting.model.parameters()).detach().double().sum())
@@ -299,9 +272,63 @@ def test_weights_that_blow_up_count_as_lost(data: Path, tmp_path: Path) -> None:
     assert [row["code"] for row in result.state.rewinds] == ["nonfinite"]
 
 
+def test_processes_go_back_together(tmp_path: Path) -> None:
+    """One process with two micro-batches, and two with one each that share every parameter."""
+    training_runs.decode(tmp_path / "data").close()
+    config = rank_runs.settings(
+        budget=Budget(max_steps=rank_runs.STEPS), checkpoint_every_seconds=0.0, head_only=0.0
+    )
+
+    def run(name: str, parallel: Parallel) -> rank_runs.Run:
+        return rank_runs.Run(
+            kind="contrastive",
+            data=tmp_path / "data" / "store",
+            folder=tmp_path / name,
+            config=config,
+            execution=Execution(parallel=parallel, on_collapse="rewind"),
+            lost_above=1.5e-4,
+        )
+
+    alone = rank_runs.do(run("alone", "ddp"))
+    found = rank_runs.sit([run("ddp", "ddp"), run("fsdp", "fsdp")], tmp_path / "record")
+    assert alone["rewinds"] == [{"step": 5, "from_step": 8, "code": "too_fast"}] * 1
+    weights = rank_runs.final_weights(tmp_path / "alone")
+    for name in ("ddp", "fsdp"):
+        assert [one[name]["rewinds"] for one in found] == [alone["rewinds"]] * 2
+        other = rank_runs.final_weights(tmp_path / name)
+        assert rank_runs.furthest_weight(weights, other) < 1e-6
+        assert [row["code"] for row in read_jsonl(tmp_path / name / "health.jsonl")] == [
+            "rewound_1"
+        ]
+
+
+def test_the_command_ends_with_a_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Transcripts in the wrong order, as after a table was sorted by one column only."""
+    monkeypatch.setitem(catalogue.RECIPES, "tiny", tones.tiny)
+    corpus = tones.write_corpus(tmp_path, labelled=40, unlabelled=0, test=0)
+    head, *rows = corpus.transcripts.read_text().splitlines()
+    cells = [row.rsplit("\t", 1) for row in rows]
+    texts = [text for _, text in cells]
+    wrong = zip((left for left, _ in cells), texts[9:] + texts[:9], strict=True)
+    corpus.transcripts.write_text("\n".join([head, *("\t".join(row) for row in wrong)]) + "\n")
+    out = tmp_path / "out"
+    command = ["finetune", str(corpus.transcripts), "--out", str(out), "--preset", "tiny"]
+    command += ["--max-steps", "200", "--set", "training.batch_seconds=6"]
+    command += ["--set", "training.learning_rate=1e-3", "--set", "training.log_every_steps=10"]
+    assert cli.main([*command, "--on-collapse", "stop"]) == 4
+    told = capsys.readouterr().err
+    assert told.count("It writes nothing: 100% of the frames") == 2, (
+        "as it happened, and why it ended"
+    )
+    assert "--on-collapse rewind" in told
+    assert [row["code"] for row in alarms(out)] == ["blank_only"]
+    assert alarms(out)[0]["step"] <= 200
+
+
 def test_what_advice_names_are_settings() -> None:
     """Every dotted name in the source of the watch can be given to --set."""
-    from unheard.recipes.catalogue import get_recipe
     from unheard.tasks.runs import changed, named_changes
 
     source = Path(__file__).parents[2] / "src" / "unheard" / "training" / "health"
@@ -310,7 +337,7 @@ def test_what_advice_names_are_settings() -> None:
     names = {name for name in names if not name.startswith("training.health")}
     names -= {"training.distributed", "training.logging"}
     assert len(names) >= 10
-    recipe = get_recipe("base")
+    recipe = catalogue.get_recipe("base")
     for name in sorted(names):
         whole: Any = recipe
         stage = "pretraining" if not name.startswith("finetune") else "finetune"
