@@ -244,10 +244,15 @@ def _do(run: Run, source: Any, model: nn.Module | None, meddle: Meddle | None) -
     return losses
 
 
-def work(run: Run) -> None:
-    """Run a sitting in a process of its own and end it as the command line would."""
+def prepare_process() -> None:
+    """Compute in one thread and hear SIGINT, even when started in the background."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def work(run: Run) -> None:
+    """Run a sitting in a process of its own and end it as the command line would."""
+    prepare_process()
     try:
         do(run)
     except Interrupted as stop:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytest
-import torch
 from tests import reliable_runs
 from tests.reliable_runs import Kind, Precision, Run
 
@@ -75,7 +74,7 @@ def runs(data: Path) -> list[Run]:
 
 def first_halves(data: Path, root: Path) -> None:
     """In one process: the uninterrupted runs, and runs that are stopped three times."""
-    torch.set_num_threads(1)
+    reliable_runs.prepare_process()
     losses: dict[str, Any] = {}
     for workers in WORKERS:
         with closing(reliable_runs.open_data(data, workers=workers)) as store:
@@ -94,7 +93,7 @@ def first_halves(data: Path, root: Path) -> None:
 
 def second_halves(data: Path, root: Path) -> None:
     """In another process: each of the stopped runs goes on to its end."""
-    torch.set_num_threads(1)
+    reliable_runs.prepare_process()
     losses: dict[str, Any] = {}
     for workers in WORKERS:
         with closing(reliable_runs.open_data(data, workers=workers)) as store:
