@@ -1,15 +1,14 @@
-"""Write the source tree into README.md, from the modules' own first lines.
+"""Write docs/source-tree.md from the modules' own first lines.
 
 Run it after adding a module: python tools/source_tree.py
 """
 
 import ast
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unheard"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "source-tree.md"
 LAYERS = (
     ("cli", "arguments"),
     ("serve", "archive"),
@@ -31,28 +30,30 @@ def source_tree() -> str:
         lines = []
         for package in layer:
             folder = SOURCE / package
-            modules = sorted(folder.glob("*.py")) if folder.is_dir() else [SOURCE / f"{package}.py"]
+            modules = sorted(folder.rglob("*.py")) if folder.is_dir() else [SOURCE / f"{package}.py"]
             for path in modules:
                 if path.exists() and path.name != "__init__.py":
                     name = path.relative_to(SOURCE).as_posix()
                     summary = ast.get_docstring(ast.parse(path.read_text())) or ""
-                    lines.append(f"{name:<30}{summary.partition(chr(10))[0]}")
+                    lines.append(f"{name:<36}{summary.partition(chr(10))[0]}")
         if lines:
             groups.append("\n".join(lines))
     return "```\n" + "\n\n".join(groups) + "\n```"
 
 
-def shown_tree() -> str:
-    """Return the tree that README.md shows."""
-    match = re.search(r"<!-- tree -->\n(.*?)\n<!-- /tree -->", README.read_text(), re.DOTALL)
-    return match.group(1) if match else ""
+def page() -> str:
+    """Return the whole page."""
+    return (
+        "# The source tree\n\n"
+        "Every module with its one idea, top layer first; a module imports only from lower layers or its\n"
+        "own package. Written by `python tools/source_tree.py` from the modules themselves;\n"
+        "[architecture.md](architecture.md) says why it is cut this way.\n\n" + source_tree() + "\n"
+    )
 
 
 def main() -> None:
-    """Replace the tree in README.md."""
-    before, _, rest = README.read_text().partition("<!-- tree -->\n")
-    after = rest.partition("<!-- /tree -->")[2]
-    README.write_text(f"{before}<!-- tree -->\n{source_tree()}\n<!-- /tree -->{after}")
+    """Write the page."""
+    PAGE.write_text(page())
 
 
 if __name__ == "__main__":

@@ -28,8 +28,16 @@ def python_blocks() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_tree_in_the_readme_is_the_tree() -> None:
-    assert source_tree.shown_tree() == source_tree.source_tree(), "run: python tools/source_tree.py"
+def test_the_page_of_the_source_tree_is_the_tree() -> None:
+    assert source_tree.PAGE.read_text() == source_tree.page(), "run: python tools/source_tree.py"
+
+
+def test_the_readme_names_every_package_and_no_other() -> None:
+    block = re.search(r"## The source tree.*?```\n(.*?)```", README.read_text(), re.S)
+    assert block is not None
+    named = set(re.findall(r"(\w+)/", " ".join(line[:31] for line in block[1].splitlines())))
+    packages = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    assert named == packages
 
 
 def test_every_module_has_a_layer() -> None:
