@@ -30,7 +30,7 @@ def source_tree() -> str:
         lines = []
         for package in layer:
             folder = SOURCE / package
-            modules = sorted(folder.rglob("*.py")) if folder.is_dir() else [SOURCE / f"{package}.py"]
+            modules = sorted(folder.rglob("*.py")) or [SOURCE / f"{package}.py"]
             for path in modules:
                 if path.exists() and path.name != "__init__.py":
                     name = path.relative_to(SOURCE).as_posix()
@@ -45,8 +45,8 @@ def page() -> str:
     """Return the whole page."""
     return (
         "# The source tree\n\n"
-        "Every module with its one idea, top layer first; a module imports only from lower layers or its\n"
-        "own package. Written by `python tools/source_tree.py` from the modules themselves;\n"
+        "Every module with its one idea, top layer first; a module imports only from lower layers\n"
+        "or its own package. Written by `python tools/source_tree.py` from the modules themselves;\n"
         "[architecture.md](architecture.md) says why it is cut this way.\n\n" + source_tree() + "\n"
     )
 
