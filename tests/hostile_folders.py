@@ -169,7 +169,11 @@ TENSORS: dict[str, Case] = {
         "CheckpointError",
         UNSOUND + r"lm_head\.bias has shape \[1099511627776, 1099511627776\]",
     ),
-    "negative shape": (header(negative), "CheckpointError", UNSOUND + "lm_head.bias has no valid shape"),
+    "negative shape": (
+        header(negative),
+        "CheckpointError",
+        UNSOUND + "lm_head.bias has no valid shape",
+    ),
     "cut in half": (short, "CheckpointError", UNSOUND + r"expected \d+ bytes, found \d+"),
     "trailing bytes": (trailing, "CheckpointError", UNSOUND + r"expected \d+ bytes, found \d+"),
     "a name twice": (twice, "CheckpointError", UNSOUND + r".*'lm_head\.bias' comes twice"),

@@ -46,7 +46,7 @@ def page() -> str:
     return (
         "# The source tree\n\n"
         "Every module with its one idea, top layer first; a module imports only from lower layers\n"
-        "or its own package. Written by `python tools/source_tree.py` from the modules themselves;\n"
+        "or its own package. Written by `python tools/source_tree.py` from the modules;\n"
         "[architecture.md](architecture.md) says why it is cut this way.\n\n" + source_tree() + "\n"
     )
 

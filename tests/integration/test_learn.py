@@ -16,10 +16,10 @@ import torch
 from tests import recordings, small_corpora, tones
 
 import unheard
-from unheard.recipes import catalogue as recipes
 from unheard.errors import ConfigError
 from unheard.files import read_json, read_jsonl
 from unheard.models.config import MaskedUnitConfig
+from unheard.recipes import catalogue as recipes
 from unheard.tasks import learn as learn_module
 from unheard.tasks.finetune import finetune
 from unheard.tasks.learn import LearnResult, learn

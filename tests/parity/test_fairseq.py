@@ -1,6 +1,5 @@
 """Our networks and losses against numbers that fairseq 0.12.2 computed in float64."""
 
-
 import pytest
 import torch
 from tests.closeness import FLOAT64, assert_close

@@ -130,7 +130,7 @@ def test_a_language_without_a_vocabulary(tmp_path: Path, theirs: dict[str, Any])
     folder = tmp_path / "mms"
     table = {name: vocabulary(LETTERS[name]) for name in ("eng", "azj-script_latin")}
     (folder / "vocab.json").write_text(json.dumps(table))
-    with pytest.raises(AlphabetError, match="no vocabulary for 'lug'.*azj-script_latin, eng"):
+    with pytest.raises(AlphabetError, match=r"no vocabulary for 'lug'.*azj-script_latin, eng"):
         load.load_model(folder, adapter="lug")
     bundle = load.load_model(folder, adapter="eng")
     assert list(bundle.adapters) == sorted(table)

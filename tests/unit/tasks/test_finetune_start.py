@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests import tones
 
-from unheard.recipes import catalogue as recipes
 from unheard.audio.signal import InputSpec
 from unheard.interop.bundle import NETWORKS, ModelBundle, NetworkConfig
 from unheard.interop.load import load_model, save_model
@@ -21,6 +20,7 @@ from unheard.models.config import (
     SequenceClassifierConfig,
     SpeakerConfig,
 )
+from unheard.recipes import catalogue as recipes
 from unheard.tasks.finetune import finetune
 
 ENCODER = tones.tiny_network().encoder
