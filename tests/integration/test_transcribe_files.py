@@ -78,7 +78,7 @@ def test_a_second_run_does_nothing(model, recordings, tmp_path, monkeypatch):
     write_hostile(recordings / "odd")
     first = transcribe_files(model, [recordings], out=tmp_path / "out")
     before = (tmp_path / "out/transcripts.jsonl").read_bytes()
-    monkeypatch.setattr(task, "load_model", refuse_to_load)
+    monkeypatch.setattr(task, "as_bundle", refuse_to_load)
     second = transcribe_files(model, [recordings], out=tmp_path / "out")
     assert (first.done, first.failed) == (3, 10)
     assert (second.done, second.skipped, second.failed) == (0, 3, 10)
@@ -153,7 +153,7 @@ def test_other_settings_are_refused_unless_told_to_overwrite(model, recordings, 
 def test_another_format_is_made_from_the_records(model, recordings, tmp_path, monkeypatch):
     out = tmp_path / "out"
     transcribe_files(model, [recordings], out=out)
-    monkeypatch.setattr(task, "load_model", refuse_to_load)
+    monkeypatch.setattr(task, "as_bundle", refuse_to_load)
     for format, first in (("srt", "1\n00:00:00,0"), ("vtt", "WEBVTT\n\n00:00:00.0")):
         summary = transcribe_files(model, [recordings], out=out, format=format)
         assert (summary.done, summary.skipped) == (0, 3)
