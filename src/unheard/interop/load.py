@@ -32,7 +32,7 @@ RESULT_FOLDER = "model"
 
 _WRITERS: Mapping[str, Callable[[ModelBundle, Path], Path]] = MappingProxyType(
     {
-        "unheard": native.save_model,
+        "native": native.save_model,
         "huggingface": huggingface_writer.save,
         "fairseq": fairseq_writer.save,
     }
@@ -110,14 +110,14 @@ def save_model(
     bundle: ModelBundle,
     folder: str | os.PathLike[str],
     *,
-    format: Literal["unheard", "huggingface", "fairseq"] = "unheard",
+    format: Literal["native", "huggingface", "fairseq"] = "native",
 ) -> Path:
     """Write a model folder, whole or not at all.
 
     Args:
         bundle: what to store.
         folder: where; a new or empty folder, or an older model folder of the same format.
-        format: "unheard": this package's own, which keeps everything and checks every byte;
+        format: "native": this package's own, which keeps everything and checks every byte;
             "huggingface": what transformers loads; "fairseq": a checkpoint of fairseq.
 
     Returns:

@@ -153,7 +153,7 @@ def convert(
             bundle = replace(bundle, provenance={**bundle.provenance, "language": bundle.adapter})
         weights = bundle.model.state_dict()
         with _stage("writing", size):
-            save_model(bundle, temporary, format="unheard" if to == "native" else to)
+            save_model(bundle, temporary, format=to)
             if to == "huggingface":
                 language_model.carry(reading, temporary)
         with _stage("checking", size) as advance:

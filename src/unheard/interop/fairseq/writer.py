@@ -66,17 +66,16 @@ def save(bundle: ModelBundle, folder: str | Path) -> Path:
     if not isinstance(config, CtcConfig | PretrainingConfig):
         raise FormatError(
             f"fairseq has no network for a {type(config).__name__}: expected a pre-trained model "
-            "or a recogniser. Write it as 'huggingface' or 'unheard' instead."
+            "or a recogniser. Write it as 'huggingface' or 'native' instead."
         )
     if config.encoder.norm_epsilon != 1e-5:
         raise FormatError(
             f"fairseq has no option for norm_epsilon = {config.encoder.norm_epsilon}: its norms "
-            "have 1e-05. Write the model as 'huggingface' or 'unheard' instead."
+            "have 1e-05. Write the model as 'huggingface' or 'native' instead."
         )
     if bundle.input_spec.normalize and bundle.input_spec.normalize_epsilon != NORMALIZE_EPSILON:
         logger.info(
-            "%s: fairseq normalises recordings with an epsilon of %g, this model with %g",
-            target,
+            "fairseq normalises recordings with an epsilon of %g, this model with %g",
             NORMALIZE_EPSILON,
             bundle.input_spec.normalize_epsilon,
         )
@@ -141,7 +140,7 @@ def _network(
             raise FormatError(
                 "fairseq has no projection where the convolutions have as many channels as the "
                 f"Transformer ({encoder.dim}), and this model has one. Write it as 'huggingface' "
-                "or 'unheard' instead."
+                "or 'native' instead."
             )
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
