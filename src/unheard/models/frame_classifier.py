@@ -62,9 +62,5 @@ class FrameClassifierModel(nn.Module):
             generator=generator,
             keep_layers=self.layer_weights is not None,
         )
-        frames = output.frames
-        if self.layer_weights is not None:
-            frames = mix_layers(
-                output, self.layer_weights, ends_normed=self.config.mixture_ends_normed
-            )
+        frames = mix_layers(output, self.layer_weights, ends_normed=self.config.mixture_ends_normed)
         return FrameClassifierOutput(logits=self.classify(frames), lengths=output.lengths)

@@ -16,8 +16,8 @@ def mixture_weights(layers: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(layers + 1))
 
 
-def mix_layers(output: EncoderOutput, weights: Tensor, *, ends_normed: bool) -> Tensor:
-    """Average all layers of an encoder, each by its learnt weight.
+def mix_layers(output: EncoderOutput, weights: Tensor | None, *, ends_normed: bool) -> Tensor:
+    """Average all layers of an encoder, each by its learnt weight; or take the last.
 
     A `norm_first` network closes with a norm after its last layer. s3prl, and transformers up to
     5.15, mix the last layer as it is after that norm; transformers from 5.16 on mixes it as it is
@@ -28,13 +28,15 @@ def mix_layers(output: EncoderOutput, weights: Tensor, *, ends_normed: bool) -> 
     (`use_weighted_layer_sum`), and utils/output_capturing.py, 5.23.
 
     Args:
-        output: with its layers kept.
-        weights: (layers + 1,), before the softmax.
+        output: with its layers kept, if they are mixed.
+        weights: (layers + 1,), before the softmax; None for the last layer alone.
         ends_normed: which of the two the last layer is.
 
     Returns:
         (batch, frames, dim).
     """
+    if weights is None:
+        return output.frames
     layers = [*output.layers[:-1], output.frames] if ends_normed else output.layers
     shares = torch.softmax(weights, dim=0).unbind()
     mixed = torch.zeros_like(output.frames)

@@ -68,10 +68,6 @@ class SequenceClassifierModel(nn.Module):
             generator=generator,
             keep_layers=self.layer_weights is not None,
         )
-        frames = output.frames
-        if self.layer_weights is not None:
-            frames = mix_layers(
-                output, self.layer_weights, ends_normed=self.config.mixture_ends_normed
-            )
+        frames = mix_layers(output, self.layer_weights, ends_normed=self.config.mixture_ends_normed)
         pooled = mean_over_time(self.project(frames), output.lengths)
         return SequenceClassifierOutput(logits=self.classify(pooled), pooled=pooled)

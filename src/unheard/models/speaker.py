@@ -90,11 +90,7 @@ class SpeakerModel(nn.Module):
             keep_layers=self.layer_weights is not None,
         )
         self._check_frames(output.frames, output.lengths)
-        frames = output.frames
-        if self.layer_weights is not None:
-            frames = mix_layers(
-                output, self.layer_weights, ends_normed=self.config.mixture_ends_normed
-            )
+        frames = mix_layers(output, self.layer_weights, ends_normed=self.config.mixture_ends_normed)
         frames = self.project(frames)
         for layer in self.tdnn:
             frames = layer(frames)
