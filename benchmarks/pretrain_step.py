@@ -35,7 +35,7 @@ SEVEN = (64, 96, 128, 192, 256, 256, 256)
 
 
 def network(shape: str) -> PretrainingConfig:
-    """The network of preset mini, or the same with seven layer-normed convolutions."""
+    """The network of recipe mini, or the same with seven layer-normed convolutions."""
     config = get_recipe("mini").network
     if shape == "mini":
         return config

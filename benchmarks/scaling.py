@@ -1,6 +1,6 @@
 """Weak scaling: audio-seconds a second of two processes, over twice that of one.
 
-Both do the same work a process: one micro-batch of random sound to an update, preset nano or
+Both do the same work a process: one micro-batch of random sound to an update, recipe nano or
 mini, one thread a process. One process, two with copies (DDP) and two with shards (FSDP2) take
 turns, several times; the ratio is that of the medians. Two processes on two threads of one core
 share its arithmetic units, and a busy machine is unfair to whoever needs both at once: take the
@@ -54,16 +54,16 @@ class Noise:
 
 
 def work(
-    environment: dict[str, str], preset: str, way: Parallel, options: argparse.Namespace, out: Path
+    environment: dict[str, str], recipe: str, way: Parallel, options: argparse.Namespace, out: Path
 ) -> None:
     """Train as one of the processes of a measurement; the first writes its times."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    recipe = get_recipe(preset)
+    chosen = get_recipe(recipe)
     with join_ranks(torch.device("cpu")) as ranks:
         torch.manual_seed(0)
         config = replace(
-            recipe.pretraining,
+            chosen.pretraining,
             budget=Budget(max_steps=WARM_UP + options.steps),
             accumulation=ranks.world,
             precision="float32",
@@ -72,7 +72,7 @@ def work(
             checkpoint_every_seconds=1e9,
         )
         train(
-            PretrainingModel(recipe.network),
+            PretrainingModel(chosen.network),
             contrastive_objective,
             Noise(rows=options.batch, seconds=options.seconds),
             config,
@@ -103,7 +103,7 @@ def measure(world: int, way: Parallel, options: argparse.Namespace) -> float:
             }
             out = Path(folder)
             process = context.Process(
-                target=work, args=(environment, options.preset, way, options, out)
+                target=work, args=(environment, options.recipe, way, options, out)
             )
             process.start()
             processes.append(process)
@@ -120,7 +120,7 @@ def measure(world: int, way: Parallel, options: argparse.Namespace) -> float:
 def main() -> None:
     """Measure and print a table; with --write also into benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=("nano", "mini"), default="mini")
+    parser.add_argument("--recipe", choices=("nano", "mini"), default="mini")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=12)
@@ -139,7 +139,7 @@ def main() -> None:
     medians = {name: statistics.median(listed) for name, listed in rates.items()}
     alone = medians["1 process"]
     lines = [
-        f"preset {options.preset}, float32, batch {options.batch} x {options.seconds:g} s a "
+        f"recipe {options.recipe}, float32, batch {options.batch} x {options.seconds:g} s a "
         f"process, 1 thread a process, {options.steps} steps a turn, {options.turns} turns each",
         f"commit {_commit()} | Python {platform.python_version()} | torch {torch.__version__} | "
         f"{platform.machine()}, {os.cpu_count()} logical processors, load "
@@ -153,8 +153,8 @@ def main() -> None:
         lines.append(f"{name:<20}{medians[name]:>12.0f}{spread:>16}{ratio:>14.2f}")
     print("\n".join(lines))
     if options.write:
-        path = Path(__file__).parent / "results" / f"scaling_{options.preset}.md"
-        command = f"python -m benchmarks.scaling --preset {options.preset}"
+        path = Path(__file__).parent / "results" / f"scaling_{options.recipe}.md"
+        command = f"python -m benchmarks.scaling --recipe {options.recipe}"
         body = "\n".join(f"    {line}".rstrip() for line in lines)
         path.write_text(
             f"# Weak scaling of two processes\n\n    {command}\n\n{body}\n", encoding="utf-8"

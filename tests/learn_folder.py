@@ -166,7 +166,7 @@ def make_learn_folder(
             "request": {
                 "command": ["unheard", "learn", "my recordings/", "--out", folder.name],
                 "seed": 0,
-                "preset": "mini",
+                "recipe": "mini",
                 "language": language,
                 "max_minutes": 90,
                 "finetune": {"updates": 4000, "learning_rate": 3e-4},

@@ -1,8 +1,8 @@
-"""A language whose letters are tones, a network that can learn it in seconds, and its preset.
+"""A language whose letters are tones, a network that can learn it in seconds, and its recipe.
 
-Run as a module, this is the command line with one preset more, "tiny":
+Run as a module, this is the command line with one recipe more, "tiny":
 
-    python -m tests.tones learn recordings --transcripts transcripts.tsv --out out --preset tiny
+    python -m tests.tones learn recordings --transcripts transcripts.tsv --out out --recipe tiny
 """
 
 import sys

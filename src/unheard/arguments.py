@@ -18,9 +18,6 @@ import tyro
 
 from unheard.errors import ConfigError
 
-ALIASES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({"preset": ("--recipe",)})
-"""Further names of options, by parameter."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
@@ -118,7 +115,6 @@ def _command_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]
         details = tyro.conf.arg(
             help_behavior_hint=_hint(parameter, kind),
             metavar=_metavar(parameter, kind, hints[parameter.name]),
-            aliases=ALIASES.get(parameter.name, ()),
         )
         annotation = Annotated[kind, details]
         if _takes_mapping(hints[parameter.name]):

@@ -313,7 +313,7 @@ def test_the_command_ends_with_a_code_of_its_own(
     wrong = zip((left for left, _ in cells), texts[9:] + texts[:9], strict=True)
     corpus.transcripts.write_text("\n".join([head, *("\t".join(row) for row in wrong)]) + "\n")
     out = tmp_path / "out"
-    command = ["finetune", str(corpus.transcripts), "--out", str(out), "--preset", "tiny"]
+    command = ["finetune", str(corpus.transcripts), "--out", str(out), "--recipe", "tiny"]
     command += ["--max-steps", "200", "--set", "training.batch_seconds=6"]
     command += ["--set", "training.learning_rate=1e-3", "--set", "training.log_every_steps=10"]
     assert cli.main([*command, "--on-collapse", "stop"]) == 4

@@ -49,7 +49,7 @@ class Job:
             *("--transcripts", str(self.corpus.transcripts)),
             *("--test", str(self.corpus.test)),
             *("--valid", "0.2"),
-            *("--preset", "tiny"),
+            *("--recipe", "tiny"),
             "--compare-scratch",
             *("--out", str(self.folder / out)),
         ]
@@ -60,7 +60,7 @@ class Job:
             "transcripts": str(self.corpus.transcripts),
             "test": str(self.corpus.test),
             "valid": 0.2,
-            "preset": "tiny",
+            "recipe": "tiny",
             "compare_scratch": True,
             "out": self.folder / out,
             "quiet": True,
@@ -105,7 +105,7 @@ def learnt(job: Job) -> Learnt:
 
 
 @pytest.fixture(autouse=True)
-def _presets(monkeypatch: pytest.MonkeyPatch) -> None:
+def _recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "tiny", tones.tiny)
 
     def brief() -> recipes.Recipe:
@@ -202,7 +202,7 @@ def test_the_second_call_does_nothing_again(
     ("changes", "message"),
     [
         ({"seed": 1}, "seed was 0, is 1"),
-        ({"preset": "nano"}, "preset was 'tiny', is 'nano'"),
+        ({"recipe": "nano"}, "recipe was 'tiny', is 'nano'"),
         ({"valid": 0.3}, "valid was 0.2, is 0.3"),
         ({"max_minutes": 5.0}, "max_minutes was None, is 5.0"),
         ({"compare_scratch": False}, "compare_scratch was True, is False"),
@@ -272,7 +272,7 @@ def test_a_hugging_face_model_is_a_start(
         test=job.corpus.test,
         out=tmp_path / "out",
         start=hugging_face_folder,
-        preset="brief",
+        recipe="brief",
         quiet=True,
     )
     assert result.cer is not None
@@ -284,7 +284,7 @@ def test_a_hugging_face_model_is_a_start(
     )
     parent = model.provenance["parent"]
     assert parent["source"] == str(hugging_face_folder)
-    assert model.provenance["preset"] == "brief"
+    assert model.provenance["recipe"] == "brief"
 
 
 def test_a_hugging_face_model_goes_on_with_pretraining(
@@ -294,7 +294,7 @@ def test_a_hugging_face_model_goes_on_with_pretraining(
         job.corpus.recordings,
         out=tmp_path,
         start=hugging_face_folder,
-        preset="brief",
+        recipe="brief",
         quiet=True,
     )
     assert result.steps == 2
@@ -305,11 +305,11 @@ def test_a_hugging_face_model_goes_on_with_pretraining(
 
 
 def test_a_second_round_learns_clusters_of_a_hidden_layer(job: Job, tmp_path: Path) -> None:
-    first = pretrain(job.corpus.recordings, out=tmp_path / "1", preset="brief", quiet=True)
+    first = pretrain(job.corpus.recordings, out=tmp_path / "1", recipe="brief", quiet=True)
     second = pretrain(
         job.corpus.recordings,
         out=tmp_path / "2",
-        preset="brief",
+        recipe="brief",
         start=first.model,
         units_from=first.model,
         units_layer=1,
@@ -321,12 +321,12 @@ def test_a_second_round_learns_clusters_of_a_hidden_layer(job: Job, tmp_path: Pa
     assert model.config.units == 11
     assert model.provenance["units_from"]["task"] == "pretrain"
     with pytest.raises(ConfigError, match="units_layer"):
-        pretrain(job.corpus.recordings, out=tmp_path / "3", preset="brief", units_layer=1)
+        pretrain(job.corpus.recordings, out=tmp_path / "3", recipe="brief", units_layer=1)
     with pytest.raises(ConfigError, match="expected 0 to"):
         pretrain(
             job.corpus.recordings,
             out=tmp_path / "4",
-            preset="brief",
+            recipe="brief",
             units_from=first.model,
             units_layer=9,
         )
@@ -338,7 +338,7 @@ def test_pretraining_says_what_it_could_not_use(job: Job, tmp_path: Path) -> Non
     recording = next(job.corpus.recordings.rglob("*.wav"))
     small_corpora.text(table, json.dumps({"id": "1", "audio": str(recording)}) + "\n")
     with pytest.raises(ConfigError, match=r"1 of them outside.*skipped\.jsonl"):
-        pretrain(table, out=tmp_path / "p", preset="brief", quiet=True)
+        pretrain(table, out=tmp_path / "p", recipe="brief", quiet=True)
     assert read_jsonl(tmp_path / "p" / "skipped.jsonl")[0]["reason"] == "outside"
 
 
@@ -346,12 +346,12 @@ def test_the_stages_alone_are_refused_with_other_settings_and_not_done_twice(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: a repeated command gave the result of the first, whatever it asked for."""
-    first = pretrain(job.corpus.recordings, out=tmp_path / "p", preset="brief", quiet=True)
+    first = pretrain(job.corpus.recordings, out=tmp_path / "p", recipe="brief", quiet=True)
     assert (tmp_path / "p" / "unreadable.jsonl").exists()
     second = finetune(
         job.corpus.transcripts,
         out=tmp_path / "f",
-        preset="brief",
+        recipe="brief",
         start=first.model,
         valid=0.3,
         quiet=True,
@@ -361,21 +361,21 @@ def test_the_stages_alone_are_refused_with_other_settings_and_not_done_twice(
         module = sys.modules[f"unheard.tasks.{name}"]
         monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
         monkeypatch.setattr(module, "open_store", lambda *_, **__: pytest.fail("decoded again"))
-    assert pretrain(job.corpus.recordings, out=tmp_path / "p", preset="brief") == first
+    assert pretrain(job.corpus.recordings, out=tmp_path / "p", recipe="brief") == first
     assert (
         finetune(
             job.corpus.transcripts,
             out=tmp_path / "f",
-            preset="brief",
+            recipe="brief",
             start=first.model,
             valid=0.3,
         )
         == second
     )
     with pytest.raises(ConfigError, match="seed was 0, is 7"):
-        pretrain(job.corpus.recordings, out=tmp_path / "p", preset="brief", seed=7)
+        pretrain(job.corpus.recordings, out=tmp_path / "p", recipe="brief", seed=7)
     with pytest.raises(ConfigError, match=r"start was .*, is None"):
-        finetune(job.corpus.transcripts, out=tmp_path / "f", preset="brief", valid=0.3)
+        finetune(job.corpus.transcripts, out=tmp_path / "f", recipe="brief", valid=0.3)
 
 
 def test_unreadable_training_recordings_stay_named_when_those_for_validation_are_fine(
@@ -387,7 +387,7 @@ def test_unreadable_training_recordings_stay_named_when_those_for_validation_are
     small_corpora.text(corpus.recordings / "p0" / "bad.flac", broken_flac())
     small_corpora.text(corpus.transcripts, f"{rows}recordings/p0/bad.flac\tp0\tab cd\n")
     result = finetune(
-        corpus.transcripts, out=tmp_path / "f", preset="brief", valid=corpus.test, quiet=True
+        corpus.transcripts, out=tmp_path / "f", recipe="brief", valid=corpus.test, quiet=True
     )
     assert result.unreadable == 1
     assert result.utterances == 8
@@ -400,7 +400,7 @@ def test_recordings_of_a_frame_do_not_stop_pretraining(tmp_path: Path) -> None:
     corpus = tones.write_corpus(tmp_path, labelled=4, unlabelled=0, test=0)
     for number in range(40):
         small_corpora.wav(corpus.recordings / "short" / f"{number}.wav", 0.03, rate=16_000)
-    result = pretrain(corpus.recordings, out=tmp_path / "p", preset="brief", quiet=True)
+    result = pretrain(corpus.recordings, out=tmp_path / "p", recipe="brief", quiet=True)
     assert result.steps == 2
     with pytest.raises(ConfigError, match=r"at least 0\.5 s, the longest has 0\.03 s"):
-        pretrain(corpus.recordings / "short", out=tmp_path / "q", preset="brief", quiet=True)
+        pretrain(corpus.recordings / "short", out=tmp_path / "q", recipe="brief", quiet=True)

@@ -29,7 +29,7 @@ def losses(folder: Path) -> list[float]:
 def test_pretraining_on_shards_is_pretraining_on_their_recordings(
     made: Path, tmp_path: Path
 ) -> None:
-    settings = {"preset": "nano", "objective": "contrastive", "max_steps": 2, "quiet": True}
+    settings = {"recipe": "nano", "objective": "contrastive", "max_steps": 2, "quiet": True}
     decoded = pretrain(made / "recordings", out=tmp_path / "decoded", **settings)  # pyright: ignore
     sharded = pretrain(made / "shards", out=tmp_path / "sharded", **settings)  # pyright: ignore
     assert sharded.steps == decoded.steps == 2
@@ -43,7 +43,7 @@ def test_units_of_shards_are_clustered_too(made: Path, tmp_path: Path) -> None:
     found = pretrain(
         f"file://{made}/shards",
         out=tmp_path / "run",
-        preset="nano",
+        recipe="nano",
         units=8,
         max_steps=1,
         quiet=True,
@@ -52,7 +52,7 @@ def test_units_of_shards_are_clustered_too(made: Path, tmp_path: Path) -> None:
 
 
 def test_finetuning_on_shards_is_finetuning_on_their_recordings(made: Path, tmp_path: Path) -> None:
-    settings = {"preset": "nano", "max_steps": 2, "quiet": True, "valid": 0.2}
+    settings = {"recipe": "nano", "max_steps": 2, "quiet": True, "valid": 0.2}
     decoded = finetune(made / "recordings", out=tmp_path / "decoded", **settings)  # pyright: ignore
     sharded = finetune(made / "shards", out=tmp_path / "sharded", **settings)  # pyright: ignore
     assert sharded.steps == 2
@@ -64,7 +64,7 @@ def test_finetuning_on_shards_is_finetuning_on_their_recordings(made: Path, tmp_
 def test_a_validation_set_may_be_shards_or_recordings(made: Path, tmp_path: Path) -> None:
     write_recordings(tmp_path / "valid", LENGTHS[:6], transcribed=True)
     shard(tmp_path / "valid", out=tmp_path / "valid_shards", workers=1, quiet=True)
-    settings = {"preset": "nano", "max_steps": 1, "quiet": True}
+    settings = {"recipe": "nano", "max_steps": 1, "quiet": True}
     for valid in (tmp_path / "valid", tmp_path / "valid_shards"):
         out = tmp_path / f"by_{valid.name}"
         found = finetune(made / "shards", out=out, valid=valid, **settings)  # pyright: ignore
@@ -75,8 +75,8 @@ def test_shards_without_texts_or_with_ids_twice_are_refused(made: Path, tmp_path
     write_recordings(tmp_path / "plain", LENGTHS[:2])
     shard(tmp_path / "plain", out=tmp_path / "s", workers=1, quiet=True)
     with pytest.raises(ConfigError, match="samples with a text, got 2 without"):
-        finetune(tmp_path / "s", out=tmp_path / "a", preset="nano", max_steps=1, quiet=True)
+        finetune(tmp_path / "s", out=tmp_path / "a", recipe="nano", max_steps=1, quiet=True)
     for name in ("one", "two"):
         shard(made / "recordings", out=tmp_path / "both" / name, workers=1, quiet=True)
     with pytest.raises(ConfigError, match="24 ids stand twice"):
-        finetune(tmp_path / "both", out=tmp_path / "b", preset="nano", max_steps=1, quiet=True)
+        finetune(tmp_path / "both", out=tmp_path / "b", recipe="nano", max_steps=1, quiet=True)

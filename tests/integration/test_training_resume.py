@@ -154,7 +154,7 @@ def test_a_signal_in_the_last_step_still_stops_what_comes_after(data: Path, tmp_
 def test_the_command_saves_and_says_how_to_go_on(tmp_path: Path, name: str, code: int) -> None:
     corpus = tones.write_corpus(tmp_path, labelled=12, unlabelled=0, test=0)
     command = ["finetune", str(corpus.transcripts), "--out", str(tmp_path / "out")]
-    command += ["--preset", "tiny", "--max-steps", "100000", "--valid", "0.3"]
+    command += ["--recipe", "tiny", "--max-steps", "100000", "--valid", "0.3"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.tones", *command],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

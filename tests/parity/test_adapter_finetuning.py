@@ -66,7 +66,7 @@ def tune(corpus: tones.ToneCorpus, out: Path, start: Path, **options: Any) -> An
         "training.validate_every_steps": 1000,
         **options.pop("set", {}),
     }
-    defaults = {"language": "lug", "max_steps": 3, "preset": "mms-adapter"}
+    defaults = {"language": "lug", "max_steps": 3, "recipe": "mms-adapter"}
     return finetune(
         corpus.transcripts,
         out=out,
@@ -249,7 +249,7 @@ def test_what_cannot_be_adapted_is_refused_before_anything_is_done(
     with pytest.raises(ConfigError, match="cannot name a language"):
         tune(corpus, tmp_path / "third", model, **narrow(language="../lug"))
     with pytest.raises(ConfigError, match="trains the whole network"):
-        tune(corpus, tmp_path / "fourth", model, preset="nano")
+        tune(corpus, tmp_path / "fourth", model, recipe="nano")
     plain = write_model(tmp_path / "base", SMALL | KINDS["base"])
     with pytest.raises(ConfigError, match="cannot have language adapters"):
         tune(corpus, tmp_path / "fifth", plain, **narrow())

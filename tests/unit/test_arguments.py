@@ -22,7 +22,7 @@ def verb(
     *,
     out: Path | None = None,
     minutes: float | None = None,
-    preset: Literal["nano", "mini"] = "mini",
+    recipe: Literal["nano", "mini"] = "mini",
     scratch: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -35,7 +35,7 @@ def verb(
         paths: files.
         out: where results go.
         minutes: how long it may take.
-        preset: the size.
+        recipe: the size.
         scratch: begin from nothing.
         progress: called with a count.
 
@@ -50,7 +50,7 @@ def verb(
 def test_arguments_arrive_as_the_function_wants_them() -> None:
     call = parse(verb, ["m", "a", "b", "--out", "o", "--minutes", "2", "--json"], program="x")
     assert call.positional == ("m", ("a", "b"))
-    assert call.named == {"out": Path("o"), "minutes": 2.0, "preset": "mini", "scratch": False}
+    assert call.named == {"out": Path("o"), "minutes": 2.0, "recipe": "mini", "scratch": False}
     assert call.json
     verb(*call.positional, **call.named)
 
@@ -81,7 +81,7 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["m"], ["m", "a", "--preset", "huge"], ["m", "a", "--oot", "b"]]
+    "words", [[], ["m"], ["m", "a", "--recipe", "huge"], ["m", "a", "--oot", "b"]]
 )
 def test_wrong_usage_ends_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

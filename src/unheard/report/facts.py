@@ -20,7 +20,7 @@ Files, all optional (a missing one leaves its part of the report out):
 Of learn.json the report reads, where they are there:
 
     request                     every setting of the command; flattened into a table.
-        "command" (text or list of words), "seed", "language", "start" and "preset" are named
+        "command" (text or list of words), "seed", "language", "start" and "recipe" are named
     stages.<name>               {"state", "seconds", "started", "finished", ...}; seconds are shown
     result.scratch              the comparison run: {"error_rate": ErrorReport.to_dict()} or that
                                 dictionary itself, and "run": its run folder (relative to the

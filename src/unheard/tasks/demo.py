@@ -111,7 +111,7 @@ def demo(
         transcripts=corpus.transcripts,
         test=corpus.test,
         out=folder / "learnt",
-        preset="nano",
+        recipe="nano",
         compare_scratch=True,
         max_minutes=max_minutes,
         language="sw",

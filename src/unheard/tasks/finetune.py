@@ -116,7 +116,7 @@ def finetune(
     out: str | os.PathLike[str],
     start: str | os.PathLike[str] | None = None,
     valid: str | os.PathLike[str] | float = 0.1,
-    preset: str | None = None,
+    recipe: str | None = None,
     config: str | os.PathLike[str] | None = None,
     set: Changes = (),
     language: str | None = None,
@@ -145,7 +145,7 @@ def finetune(
         start: a pre-trained model (folder or Hugging Face id); random weights if left out.
         valid: utterances to choose the best step by: anything that `scan` reads, or the part of
             the transcripts to set aside.
-        preset: a recipe, that is settings, by its name; `unheard recipes` lists them. If left out,
+        recipe: settings by name; `unheard recipes` lists them. If left out,
             mms-adapter where a `language` is given, else what fits the size of `start`, mini if
             there is no `start`.
         config: a file with a recipe, as `unheard recipes NAME` prints it, instead.
@@ -155,9 +155,9 @@ def finetune(
         into: a folder of transformers that holds `start`, to which the adapter is added; without
             it, OUT/model is a whole model.
         normalizer: what transcripts go through first: "basic-1" or "none-1".
-        max_minutes: time to train [minutes]; the preset's own by default.
+        max_minutes: time to train [minutes]; the recipe's own by default.
         max_steps: updates of the weights, instead of or besides a time.
-        accumulation: micro-batches to one update, of all processes together; the preset's own by
+        accumulation: micro-batches to one update, of all processes together; the recipe's own by
             default.
         augment: what to do to recordings as they are heard, some at random: any of speed, reverb,
             noise and codec, with commas between. Folders of recorded noise or rooms, and codecs,
@@ -189,7 +189,7 @@ def finetune(
         "transcripts": os.fspath(transcripts),
         "start": None if start is None else os.fspath(start),
         "valid": os.fspath(valid) if isinstance(valid, os.PathLike) else valid,
-        "preset": preset,
+        "recipe": recipe,
         "config": None if config is None else os.fspath(config),
         "set": changes,
         "language": language,
@@ -206,24 +206,24 @@ def finetune(
         if (finished := _finished(folder, model_folder)) is not None:
             return finished
         bundle = None if start is None else load_start(start, language)
-        recipe = changed(
-            choose_recipe(preset, config, otherwise=partial(recipe_for, bundle, language)),
+        chosen = changed(
+            choose_recipe(recipe, config, otherwise=partial(recipe_for, bundle, language)),
             changes,
             training="finetuning",
         )
-        seed = seed or recipe.finetuning.seed
+        seed = seed or chosen.finetuning.seed
         learned, held_out = read_utterances(
             transcripts, valid=valid, out=folder, seed=seed, ranks=ranks
         )
         result = finetune_utterances(
             learned,
             held_out,
-            recipe,
+            chosen,
             run_folder=folder,
             model_folder=model_folder,
             config=replace(
-                recipe.finetuning,
-                budget=budget_of(recipe.finetuning.budget, max_minutes, max_steps),
+                chosen.finetuning,
+                budget=budget_of(chosen.finetuning.budget, max_minutes, max_steps),
                 seed=seed,
                 **given(accumulation=accumulation, augment=augmentation),
             ),
@@ -317,7 +317,7 @@ def finetune_utterances(
         masking=settings.masking,
     )
     written = {
-        "preset": recipe.name,
+        "recipe": recipe.name,
         "language": language,
         "network": to_dict(network),
         "training": to_dict(config),
@@ -392,7 +392,7 @@ def finetune_utterances(
             provenance={
                 "made_by": f"unheard {unheard.__version__}",
                 "task": "finetune",
-                "preset": recipe.name,
+                "recipe": recipe.name,
                 "normalizer": normalizer,
                 "seed": config.seed,
                 "parent": None if start is None else start.provenance,

@@ -92,7 +92,7 @@ def learn(
     valid: str | os.PathLike[str] | float = 0.1,
     more_recordings: Sequence[str | os.PathLike[str]] = (),
     start: str | os.PathLike[str] | None = None,
-    preset: str | None = None,
+    recipe: str | None = None,
     objective: Objective | None = None,
     pretraining: bool = True,
     compare_scratch: bool = False,
@@ -125,12 +125,12 @@ def learn(
         more_recordings: further folders or tables to listen to, in any language.
         start: a pre-trained model to fine-tune instead of pre-training one (folder or Hugging
             Face id).
-        preset: network and settings: nano, mini, base or large; mini if left out, or what fits
+        recipe: network and settings: nano, mini, base or large; mini if left out, or what fits
             the size of `start`.
-        objective: what to pre-train by; the preset's own by default.
+        objective: what to pre-train by; the recipe's own by default.
         pretraining: pre-train before fine-tuning (when there is no `start`).
         compare_scratch: fine-tune from random weights too, for as many updates, and compare.
-        max_minutes: time for all of it [minutes]; the presets' own times by default.
+        max_minutes: time for all of it [minutes]; the recipes' own times by default.
         pretrain_minutes: time for pre-training [minutes], instead of a share of `max_minutes`.
         finetune_minutes: time for each fine-tuning [minutes], likewise.
         normalizer: what transcripts go through first: "basic-1" or "none-1".
@@ -161,7 +161,7 @@ def learn(
         "valid": _text(valid),
         "more_recordings": [str(source) for source in more_recordings],
         "start": _text(start),
-        "preset": preset,
+        "recipe": recipe,
         "objective": objective,
         "pretraining": pretraining,
         "compare_scratch": compare_scratch,
@@ -177,9 +177,9 @@ def learn(
     with locked(folder / "learn.lock"):
         stages = _Stages(folder, request, quiet=quiet)
         bundle = None if start is None else load_model(start)
-        recipe = get_recipe(preset) if preset is not None else recipe_for(bundle)
+        chosen = get_recipe(recipe) if recipe is not None else recipe_for(bundle)
         if objective is not None:
-            recipe = replace(recipe, objective=objective)
+            chosen = replace(chosen, objective=objective)
         place = choose_device(device)
         execution = Execution(on_collapse=on_collapse)
 
@@ -197,11 +197,11 @@ def learn(
             _scan_more(more_recordings, folder)
 
         stages.run("scan", scan_all)
-        encoder = recipe.network.encoder if bundle is None else bundle.encoder_config
+        encoder = chosen.network.encoder if bundle is None else bundle.encoder_config
         stages.run("audit", lambda: _audit(folder, encoder, normalizer, quiet=quiet))
         data = {name: absolute(folder / "data" / f"{name}.jsonl") for name in SETS}
         minutes = stages.minutes(
-            recipe,
+            chosen,
             max_minutes=max_minutes,
             pretrain_minutes=pretrain_minutes,
             finetune_minutes=finetune_minutes,
@@ -220,10 +220,10 @@ def learn(
                 )
                 pretrain_store(
                     store,
-                    recipe,
+                    chosen,
                     run_folder=folder / "pretrain",
                     model_folder=folder / "pretrained",
-                    config=_timed(recipe, "pretraining", minutes["pretrain"], seed),
+                    config=_timed(chosen, "pretraining", minutes["pretrain"], seed),
                     start=None,
                     device=place,
                     quiet=quiet,
@@ -240,7 +240,7 @@ def learn(
             finetune_utterances(
                 data["train"],
                 data["valid"],
-                recipe,
+                chosen,
                 run_folder=folder / run,
                 model_folder=model,
                 config=config,
@@ -252,7 +252,7 @@ def learn(
             )
             forget_decoded(folder / run / "decoded")
 
-        config = _timed(recipe, "finetuning", minutes["finetune"], seed)
+        config = _timed(chosen, "finetuning", minutes["finetune"], seed)
         if augmentation is not None:
             config = replace(config, augment=augmentation)
         stages.run("finetune", lambda: write_from("finetune", folder / "model", bundle, config))

@@ -22,7 +22,7 @@ _FARTHEST = 10.0
 """Beyond this difference in work a rate says nothing about another network."""
 
 DEFAULT_PASSES = 50.0
-"""How often each hour is heard where neither the preset nor the caller says."""
+"""How often each hour is heard where neither the recipe nor the caller says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Plan:
     Attributes:
         hours: of different sound [hours].
         gpus: devices that work together.
-        preset: of the network.
+        recipe: of the network.
         objective: learnt by.
         updates: of the weights.
         update_hours: sound in one update [hours].
@@ -85,7 +85,7 @@ class Plan:
 
     hours: float
     gpus: int
-    preset: str
+    recipe: str
     objective: Objective
     updates: int
     update_hours: float
@@ -98,7 +98,7 @@ class Plan:
     def table(self) -> str:
         """The plan for a person at a terminal."""
         lines = [
-            f"{self.preset}, {self.objective}: {self.hours:,.0f} hours of sound on {self.gpus} "
+            f"{self.recipe}, {self.objective}: {self.hours:,.0f} hours of sound on {self.gpus} "
             f"device{'s' if self.gpus > 1 else ''}",
             f"  {self.updates:,} updates of {self.update_hours:.3g} h: {self.heard_hours:,.0f} h "
             f"heard, each hour {self.passes:.3g} times",
@@ -127,7 +127,7 @@ def plan(
     *,
     hours: float,
     gpus: int = 1,
-    preset: str = "base",
+    recipe: str = "base",
     objective: Objective | None = None,
     updates: int | None = None,
     passes: float | None = None,
@@ -140,9 +140,9 @@ def plan(
     Args:
         hours: of recordings [hours].
         gpus: devices that work together.
-        preset: network and settings: one that `unheard recipes` lists.
-        objective: what to learn by; the preset's own by default.
-        updates: of the weights; the preset's own by default.
+        recipe: network and settings: one that `unheard recipes` lists.
+        objective: what to learn by; the recipe's own by default.
+        updates: of the weights; the recipe's own by default.
         passes: how often each hour shall be heard, instead of `updates`.
 
     Raises:
@@ -153,20 +153,20 @@ def plan(
             raise ConfigError(f"{name} must be a number above 0, got {value:g}.")
     if updates is not None and passes is not None:
         raise ConfigError("updates and passes both say how long to train: give one of them.")
-    recipe = get_recipe(preset, objective=objective)
-    if recipe.stage == "finetuning":
+    chosen = get_recipe(recipe, objective=objective)
+    if chosen.stage == "finetuning":
         raise ConfigError(
-            f"{recipe.name} is a recipe of fine-tuning, and plan is about pre-training. Choose "
+            f"{chosen.name} is a recipe of fine-tuning, and plan is about pre-training. Choose "
             "one such as base or xls-r-300m."
         )
-    update_hours = recipe.pretraining.batch_seconds * recipe.pretraining.accumulation / 3600
+    update_hours = chosen.pretraining.batch_seconds * chosen.pretraining.accumulation / 3600
     assumed: list[str] = []
     if updates is None and passes is None:
-        updates = recipe.pretraining.budget.max_steps
+        updates = chosen.pretraining.budget.max_steps
         if updates is None:
             passes = DEFAULT_PASSES
             assumed.append(
-                f"each hour is heard {passes:g} times, since the preset gives a time and no updates"
+                f"each hour is heard {passes:g} times, since the recipe gives a time and no updates"
             )
     if updates is None:
         updates = max(1, math.ceil((passes or DEFAULT_PASSES) * hours / update_hours))
@@ -174,15 +174,15 @@ def plan(
     return Plan(
         hours=hours,
         gpus=gpus,
-        preset=recipe.name,
-        objective=recipe.objective,
+        recipe=chosen.name,
+        objective=chosen.objective,
         updates=updates,
         update_hours=update_hours,
         heard_hours=heard,
         passes=heard / hours,
         assumed=tuple(assumed),
         estimates=tuple(
-            _estimate(hardware, recipe, gpus, heard)
+            _estimate(hardware, chosen, gpus, heard)
             for hardware in dict.fromkeys(rate.hardware for rate in TRAINING_RATES)
         ),
         disk=tuple(_disk(size, hours) for size in STORED_SIZES),
@@ -196,7 +196,7 @@ def _estimate(hardware: str, recipe: Recipe, gpus: int, heard_hours: float) -> E
     value = rate.audio_seconds_per_second
     ratio = _work_ratio(rate, recipe)
     if value is None or max(ratio, 1 / ratio) > _FARTHEST:
-        known_for = "" if value is None else f"known for {rate.preset}, which is too unlike; "
+        known_for = "" if value is None else f"known for {rate.recipe}, which is too unlike; "
         return Estimate(
             hardware=hardware,
             audio_seconds_per_second=None,
@@ -208,7 +208,7 @@ def _estimate(hardware: str, recipe: Recipe, gpus: int, heard_hours: float) -> E
     carried: list[str] = []
     if abs(ratio - 1) > _SAME_WORK:
         value /= ratio
-        carried.append(f"from {rate.preset} by the work of a forward pass ({ratio:.2g} times)")
+        carried.append(f"from {rate.recipe} by the work of a forward pass ({ratio:.2g} times)")
     if rate.objective != recipe.objective:
         carried.append(f"from the {rate.objective} objective as it is")
     if rate.devices != gpus:
@@ -229,7 +229,7 @@ def _estimate(hardware: str, recipe: Recipe, gpus: int, heard_hours: float) -> E
 
 def _work_ratio(rate: TrainingRate, recipe: Recipe) -> float:
     """How much more work a second of sound is for a recipe's network than for the measured one."""
-    measured = get_recipe(rate.preset).network.encoder
+    measured = get_recipe(rate.recipe).network.encoder
     return forward_gflop(recipe.network.encoder) / forward_gflop(measured)
 
 

@@ -121,7 +121,7 @@ def pretrain(
     recordings: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
-    preset: str | None = None,
+    recipe: str | None = None,
     config: str | os.PathLike[str] | None = None,
     set: Changes = (),
     objective: Objective | None = None,
@@ -149,20 +149,20 @@ def pretrain(
         recordings: anything that `scan` reads, or a folder or address of shards (see `shard`);
             transcripts are not looked at.
         out: run folder; the model folder is OUT/model.
-        preset: a recipe, that is network and settings, by its name; `unheard recipes` lists them;
+        recipe: a recipe, that is network and settings, by its name; `unheard recipes` lists them;
             "continued" if left out when there is a large `start`, else mini.
         config: a file with a recipe, as `unheard recipes NAME` prints it, instead.
         set: settings to change, such as training.learning_rate=1e-4; once for each.
-        objective: what to learn by; the preset's own by default.
+        objective: what to learn by; the recipe's own by default.
         start: a pre-trained model to go on from instead of random weights.
         units_from: a trained model; the units to predict are clusters of what its hidden layer
             makes of the recordings, instead of cepstra: the next round of HuBERT. Its frames must
             lie as those of the network.
         units_layer: which of its Transformer layers; by default two thirds of the way up.
-        units: number of clusters; the preset's own by default.
-        max_minutes: time to train [minutes]; the preset's own by default.
+        units: number of clusters; the recipe's own by default.
+        max_minutes: time to train [minutes]; the recipe's own by default.
         max_steps: updates of the weights, instead of or besides a time.
-        accumulation: micro-batches to one update, of all processes together; the preset's own by
+        accumulation: micro-batches to one update, of all processes together; the recipe's own by
             default.
         augment: what to do to recordings as they are heard, some at random: any of speed, reverb,
             noise and codec, with commas between. Folders of recorded noise or rooms, and codecs,
@@ -189,11 +189,11 @@ def pretrain(
     """
     changes = named_changes(set)
     augmentation = None if augment is None else read_augment(augment)
-    recipe = choose_recipe(preset, config, otherwise=partial(_usual, start))
+    chosen = choose_recipe(recipe, config, otherwise=partial(_usual, start))
     folder = Path(out)
     request = {
         "recordings": os.fspath(recordings),
-        "preset": recipe.name,
+        "recipe": chosen.name,
         "config": None if config is None else os.fspath(config),
         "set": changes,
         "objective": objective,
@@ -213,14 +213,14 @@ def pretrain(
         if (finished := _finished(folder, folder / "model")) is not None:
             return finished
         bundle = None if start is None else load_model(start)
-        if config is None and recipe.name == CONTINUED:
-            recipe = _continued(recipe, bundle)
-        recipe = changed(
-            replace(recipe, **given(objective=objective, units=units)),
+        if config is None and chosen.name == CONTINUED:
+            chosen = _continued(chosen, bundle)
+        chosen = changed(
+            replace(chosen, **given(objective=objective, units=units)),
             changes,
             training="pretraining",
         )
-        seed = seed or recipe.pretraining.seed
+        seed = seed or chosen.pretraining.seed
         store = ranks.first_then(
             lambda: _open_recordings(recordings, folder, quiet=quiet),
             lambda: _open_again(recordings, folder),
@@ -228,12 +228,12 @@ def pretrain(
         with closing(store):
             result = pretrain_store(
                 store,
-                recipe,
+                chosen,
                 run_folder=folder,
                 model_folder=folder / "model",
                 config=replace(
-                    recipe.pretraining,
-                    budget=budget_of(recipe.pretraining.budget, max_minutes, max_steps),
+                    chosen.pretraining,
+                    budget=budget_of(chosen.pretraining.budget, max_minutes, max_steps),
                     seed=seed,
                     **given(accumulation=accumulation, augment=augmentation),
                 ),
@@ -315,7 +315,7 @@ def pretrain_store(
     """
     network, spec = _network(recipe, start, teacher)
     settings = {
-        "preset": recipe.name,
+        "recipe": recipe.name,
         "network": to_dict(network),
         "training": to_dict(config),
         "sampling": None if recipe.sampling is None else to_dict(recipe.sampling),
@@ -399,7 +399,7 @@ def pretrain_store(
             provenance={
                 "made_by": f"unheard {unheard.__version__}",
                 "task": "pretrain",
-                "preset": recipe.name,
+                "recipe": recipe.name,
                 "seed": config.seed,
                 "parent": None if start is None else start.provenance,
                 "units_from": None if teacher is None else teacher.bundle.provenance,

@@ -20,7 +20,7 @@ class TrainingRate:
 
     Attributes:
         hardware: name of the device.
-        preset: of the network.
+        recipe: of the network.
         objective: that was trained by.
         devices: that worked together when this was measured.
         audio_seconds_per_second: of each device; None where nobody has measured it.
@@ -29,7 +29,7 @@ class TrainingRate:
     """
 
     hardware: str
-    preset: str
+    recipe: str
     objective: Objective
     devices: int
     audio_seconds_per_second: float | None
@@ -77,7 +77,7 @@ _NVIDIA = (
 TRAINING_RATES: tuple[TrainingRate, ...] = (
     TrainingRate(
         hardware="A100 80 GB",
-        preset="base",
+        recipe="base",
         objective="contrastive",
         devices=1,
         audio_seconds_per_second=752.0,
@@ -86,7 +86,7 @@ TRAINING_RATES: tuple[TrainingRate, ...] = (
     ),
     TrainingRate(
         hardware="A100 80 GB",
-        preset="base",
+        recipe="base",
         objective="contrastive",
         devices=8,
         audio_seconds_per_second=655.0,
@@ -95,7 +95,7 @@ TRAINING_RATES: tuple[TrainingRate, ...] = (
     ),
     TrainingRate(
         hardware="H200",
-        preset="base",
+        recipe="base",
         objective="contrastive",
         devices=1,
         audio_seconds_per_second=None,
@@ -104,7 +104,7 @@ TRAINING_RATES: tuple[TrainingRate, ...] = (
     ),
     TrainingRate(
         hardware="2 CPU cores",
-        preset="mini",
+        recipe="mini",
         objective="contrastive",
         devices=1,
         audio_seconds_per_second=222.0,

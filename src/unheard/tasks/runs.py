@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def budget_of(default: Budget, max_minutes: float | None, max_steps: int | None) -> Budget:
-    """Replace a preset's budget where a caller gives one."""
+    """Replace a recipe's budget where a caller gives one."""
     if max_minutes is None and max_steps is None:
         return default
     return Budget(max_minutes=max_minutes, max_steps=max_steps)
@@ -55,7 +55,7 @@ Changes = Mapping[str, Any] | Sequence[str]
 
 
 def choose_recipe(
-    preset: str | None,
+    recipe: str | None,
     config: str | os.PathLike[str] | None,
     *,
     otherwise: Callable[[], Recipe],
@@ -65,14 +65,14 @@ def choose_recipe(
     Raises:
         ConfigError: if both are named, or there is none of that name.
     """
-    if preset is not None and config is not None:
+    if recipe is not None and config is not None:
         raise ConfigError(
-            f"Both a recipe and a file with one were given, {preset} and {os.fspath(config)}: "
+            f"Both a recipe and a file with one were given, {recipe} and {os.fspath(config)}: "
             "expected one of the two."
         )
     if config is not None:
         return read_recipe(config)
-    return otherwise() if preset is None else get_recipe(preset)
+    return otherwise() if recipe is None else get_recipe(recipe)
 
 
 def named_changes(changes: Changes) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def test_the_adapters_of_mms() -> None:
     assert training.head_only == 0
 
 
-def test_the_general_presets_are_what_they_were() -> None:
+def test_the_general_recipes_are_what_they_were() -> None:
     """Numbers that stored runs and published results were made with."""
     base, large = get_recipe("base"), get_recipe("large")
     assert base.network == PretrainingConfig(

@@ -54,7 +54,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def begin(verb: str, corpus: tones.ToneCorpus, out: Path, **more: Any) -> None:
     call: Any = {"finetune": finetune, "pretrain": pretrain, "learn": learn}[verb]
     source = corpus.transcripts if verb == "finetune" else corpus.recordings
-    common: dict[str, Any] = {"out": out, "preset": "tiny", "quiet": True, "device": "cpu"}
+    common: dict[str, Any] = {"out": out, "recipe": "tiny", "quiet": True, "device": "cpu"}
     common |= {
         "finetune": {"valid": corpus.test},
         "pretrain": {},
@@ -86,9 +86,9 @@ def test_what_is_asked_for_reaches_the_recordings(
 def test_a_recipe_may_ask_for_it_and_the_command_line_for_something_else(
     corpus: tones.ToneCorpus, tmp_path: Path
 ) -> None:
-    begin("finetune", corpus, tmp_path / "recipe", preset="noisy")
+    begin("finetune", corpus, tmp_path / "recipe", recipe="noisy")
     assert written(tmp_path / "recipe")["noise"]["probability"] == 1.0
-    begin("finetune", corpus, tmp_path / "own", preset="noisy", augment="speed")
+    begin("finetune", corpus, tmp_path / "own", recipe="noisy", augment="speed")
     assert written(tmp_path / "own")["noise"] is None
     assert written(tmp_path / "own")["speed"]["factors"] == list(SpeedConfig().factors)
 
@@ -105,7 +105,7 @@ def test_learn_changes_recordings_in_fine_tuning_alone(
 def test_another_augmentation_is_another_run(corpus: tones.ToneCorpus, tmp_path: Path) -> None:
     begin("finetune", corpus, tmp_path / "run", augment="noise")
     with pytest.raises(ConfigError, match="augment was 'noise', is 'noise,speed'"):
-        finetune(corpus.transcripts, out=tmp_path / "run", preset="tiny", augment="noise,speed")
+        finetune(corpus.transcripts, out=tmp_path / "run", recipe="tiny", augment="noise,speed")
 
 
 def test_speed_is_refused_where_units_are_predicted(
@@ -114,7 +114,7 @@ def test_speed_is_refused_where_units_are_predicted(
     more: dict[str, Any] = {"objective": "masked_units", "units": 4, "quiet": True}
     with pytest.raises(ConfigError, match="no speed among the augmentations"):
         pretrain(
-            corpus.recordings, out=tmp_path / "run", preset="tiny", augment="speed,noise", **more
+            corpus.recordings, out=tmp_path / "run", recipe="tiny", augment="speed,noise", **more
         )
 
 
@@ -123,5 +123,5 @@ def test_a_word_that_is_not_known_is_refused_before_anything_is_written(
     verb: Any, corpus: tones.ToneCorpus, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="got 'nose'"):
-        verb(corpus.recordings, out=tmp_path / "run", preset="tiny", augment="speed,nose")
+        verb(corpus.recordings, out=tmp_path / "run", recipe="tiny", augment="speed,nose")
     assert not (tmp_path / "run").exists()

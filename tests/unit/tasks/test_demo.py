@@ -48,7 +48,7 @@ def test_both_ways_are_compared_and_synthetic_voices_are_called_so(
     monkeypatch.setattr(demo, "transcribe", transcribe)
     result = demo.demo(out=tmp_path, max_minutes=3.0, size=SMALL, quiet=True)
 
-    assert asked["preset"] == "nano"
+    assert asked["recipe"] == "nano"
     assert asked["compare_scratch"] is True
     assert asked["max_minutes"] == 3.0
     assert asked["recordings"] == tmp_path / "corpus" / "recordings"

@@ -54,7 +54,7 @@ def begin(start: Path, out: Path, **options: Any) -> None:
         out=out / "run",
         start=start,
         valid=corpus.test,
-        preset="tiny",
+        recipe="tiny",
         device="cpu",
         quiet=True,
         **options,

@@ -45,22 +45,22 @@ def test_a_larger_network_is_extrapolated_by_its_work() -> None:
     # 4.9 for the convolutions, 8.5 and 30 for the linear layers; then the positional convolution.
     assert work["base"] == pytest.approx(13.4, rel=0.06)
     assert work["large"] == pytest.approx(34.9, rel=0.06)
-    one = estimate(plan(hours=50_000, gpus=8, preset="large"), A100)
+    one = estimate(plan(hours=50_000, gpus=8, recipe="large"), A100)
     assert one.audio_seconds_per_second == pytest.approx(655 * work["base"] / work["large"])
     assert one.basis == "extrapolated"
 
 
 def test_another_objective_is_extrapolated() -> None:
-    one = estimate(plan(hours=10, preset="mini"), "2 CPU cores")
+    one = estimate(plan(hours=10, recipe="mini"), "2 CPU cores")
     assert one.basis == "extrapolated"
     assert "contrastive objective" in one.source
-    one = estimate(plan(hours=10, preset="mini", objective="contrastive"), "2 CPU cores")
+    one = estimate(plan(hours=10, recipe="mini", objective="contrastive"), "2 CPU cores")
     assert one.basis == "measured"
 
 
-@pytest.mark.parametrize(("preset", "hardware"), [("base", "2 CPU cores"), ("mini", A100)])
-def test_nothing_is_said_of_networks_that_are_too_unlike(preset: str, hardware: str) -> None:
-    one = estimate(plan(hours=10, preset=preset), hardware)
+@pytest.mark.parametrize(("recipe", "hardware"), [("base", "2 CPU cores"), ("mini", A100)])
+def test_nothing_is_said_of_networks_that_are_too_unlike(recipe: str, hardware: str) -> None:
+    one = estimate(plan(hours=10, recipe=recipe), hardware)
     assert (one.gpu_hours, one.days, one.basis) == (None, None, "not measured")
 
 
@@ -80,7 +80,7 @@ def test_updates_or_passes_may_be_given() -> None:
     found = plan(hours=100, passes=7)
     assert found.passes == pytest.approx(7, rel=1e-3)
     assert found.passes >= 7
-    assumed = plan(hours=100, preset="mini")
+    assumed = plan(hours=100, recipe="mini")
     assert assumed.passes == pytest.approx(DEFAULT_PASSES, rel=1e-3)
     assert "50 times" in assumed.assumed[0]
     assert found.assumed == ()
@@ -101,8 +101,8 @@ def test_disk_of_decoded_sound_is_exact() -> None:
         ({"hours": 1, "gpus": 0}, "gpus must be"),
         ({"hours": 1, "updates": -1}, "updates must be"),
         ({"hours": 1, "updates": 5, "passes": 5}, "one of them"),
-        ({"hours": 1, "preset": "bass"}, "bass"),
-        ({"hours": 1, "preset": "xls-r-2b-ft"}, "fine-tuning"),
+        ({"hours": 1, "recipe": "bass"}, "bass"),
+        ({"hours": 1, "recipe": "xls-r-2b-ft"}, "fine-tuning"),
     ],
 )
 def test_impossible_plans_are_refused(settings: dict[str, float], message: str) -> None:

@@ -76,7 +76,7 @@ def test_settings_are_changed_by_name(
     verb: Callable[..., Any], corpus: tones.ToneCorpus, tmp_path: Path, seen: list[dict[str, Any]]
 ) -> None:
     changes = {"training.learning_rate": "1e-4", "network.encoder.layers": 3, "training.seed": 9}
-    begin(verb, corpus, tmp_path / "run", preset="tiny", set=changes)
+    begin(verb, corpus, tmp_path / "run", recipe="tiny", set=changes)
     assert seen[0]["config"].learning_rate == 1e-4
     assert len(seen[0]["model"].encoder.transformer.layers) == 3
     assert seen[0]["config"].seed == 9
@@ -111,7 +111,7 @@ def test_changes_that_make_no_sense_are_refused(
     change: str, message: str, corpus: tones.ToneCorpus, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        pretrain(corpus.recordings, out=tmp_path, preset="nano", set=[change], quiet=True)
+        pretrain(corpus.recordings, out=tmp_path, recipe="nano", set=[change], quiet=True)
     assert message in str(refused.value)
 
 
@@ -126,10 +126,10 @@ def test_a_recipe_comes_from_a_file(
     training = wanted.pretraining if verb is pretrain else wanted.finetuning
     assert seen[0]["config"] == training
     kept = read_json(tmp_path / "run" / "config.json")
-    assert kept["preset"] == "mine"
+    assert kept["recipe"] == "mine"
     assert kept["training"] == to_dict(training)
     with pytest.raises(ConfigError, match="expected one of the two"):
-        verb(corpus.recordings, out=tmp_path / "new", config=path, preset="mini", quiet=True)
+        verb(corpus.recordings, out=tmp_path / "new", config=path, recipe="mini", quiet=True)
 
 
 def test_a_file_that_has_changed_is_another_run(
@@ -155,7 +155,7 @@ def test_sampling_of_a_recipe_reaches_the_batches(
 
     monkeypatch.setitem(catalogue.RECIPES, "sampled", sampled)
     with pytest.raises(Stopped):
-        pretrain(corpus.recordings, out=tmp_path / "run", preset="sampled", device="cpu")
+        pretrain(corpus.recordings, out=tmp_path / "run", recipe="sampled", device="cpu")
     assert seen[0]["source"].sampling.groups[0].passes == pytest.approx(1)
     assert "No recording says its language" in capsys.readouterr().err
     rows = read_json(tmp_path / "run" / "sampling.json")
@@ -190,7 +190,7 @@ def test_going_on_restores_the_heads_and_keeps_the_temperature_low(
 ) -> None:
     start = bundle_of(small(), tmp_path / "start")
     begin(
-        pretrain, corpus, tmp_path / "run", preset="continued", start=tmp_path / "start", set=QUICK
+        pretrain, corpus, tmp_path / "run", recipe="continued", start=tmp_path / "start", set=QUICK
     )
     model = seen[0]["model"]
     state, before = model.state_dict(), start.model.state_dict()
@@ -208,7 +208,7 @@ def test_going_on_from_a_fine_tuned_network_makes_heads_anew(
     corpus: tones.ToneCorpus, tmp_path: Path, seen: list[dict[str, Any]]
 ) -> None:
     start = bundle_of(CtcConfig(encoder=small().encoder, vocab=7), tmp_path / "start")
-    options = {"preset": "continued", "start": tmp_path / "start", "set": QUICK}
+    options = {"recipe": "continued", "start": tmp_path / "start", "set": QUICK}
     begin(pretrain, corpus, tmp_path / "run", **options)
     model = seen[0]["model"]
     encoder, before = model.encoder.state_dict(), start.model.encoder.state_dict()
@@ -227,7 +227,7 @@ def test_it_goes_on_learning_for_real(corpus: tones.ToneCorpus, tmp_path: Path) 
         corpus.recordings,
         out=tmp_path / "run",
         start=tmp_path / "start",
-        preset="continued",
+        recipe="continued",
         set=QUICK,
         max_steps=2,
         device="cpu",
@@ -236,12 +236,12 @@ def test_it_goes_on_learning_for_real(corpus: tones.ToneCorpus, tmp_path: Path) 
     assert result.objective == "contrastive"
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"temperature": 0.5' in rows
-    assert load_model(result.model).provenance["preset"] == "continued"
+    assert load_model(result.model).provenance["recipe"] == "continued"
 
 
 def test_nothing_to_go_on_from_is_refused(corpus: tones.ToneCorpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="goes on from a trained network"):
-        pretrain(corpus.recordings, out=tmp_path, preset="continued", quiet=True)
+        pretrain(corpus.recordings, out=tmp_path, recipe="continued", quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,6 @@ def test_a_large_start_is_gone_on_from_without_being_asked(
     wide = replace(network, encoder=replace(network.encoder, dim=512, ffn_dim=32, layers=1))
     bundle_of(wide, tmp_path / "start")
     begin(pretrain, corpus, tmp_path / "run", start=tmp_path / "start", set=QUICK)
-    assert read_json(tmp_path / "run" / "config.json")["preset"] == "continued"
+    assert read_json(tmp_path / "run" / "config.json")["recipe"] == "continued"
     begin(pretrain, corpus, tmp_path / "small", set=QUICK)
-    assert read_json(tmp_path / "small" / "config.json")["preset"] == "mini"
+    assert read_json(tmp_path / "small" / "config.json")["recipe"] == "mini"
