@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,26 +209,31 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     target = Path(path).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target in _HELD:
-        # Opening and closing the file once more would drop the lock this process has.
-        raise _in_use(target, json.dumps(_owner()).encode())
-    descriptor = _acquire(target)
-    _HELD.add(target)
+    with _THREADS:
+        if target in _HELD:
+            # Opening and closing the file once more would drop the lock this process has.
+            raise _in_use(target, json.dumps(_owner()).encode())
+        descriptor = _acquire(target)
+        _HELD.add(target)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(_owner()).encode())
         yield
     finally:
-        _HELD.discard(target)
-        # Removed while still locked, so that nobody locks a file that is about to go; an open
-        # file cannot be removed on Windows, where an empty lock file stays behind.
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            target.unlink()
-        os.close(descriptor)
+        with _THREADS:
+            _HELD.discard(target)
+            # Removed while still locked, so that nobody locks a file that is about to go; an open
+            # file cannot be removed on Windows, where an empty lock file stays behind.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                target.unlink()
+            os.close(descriptor)
 
 
 _HELD: set[Path] = set()
 """Lock files this process holds: the system's locks do not exclude their own process."""
+
+_THREADS = threading.Lock()
+"""Lets one thread at a time take or give back a lock file."""
 
 
 def _acquire(target: Path) -> int:
@@ -240,9 +246,11 @@ def _acquire(target: Path) -> int:
             content = os.read(descriptor, 4096)
             os.close(descriptor)
             raise _in_use(target, content) from None
-        # The owner before us may have removed the file between our open and our lock.
-        if target.exists() and os.path.samestat(os.fstat(descriptor), target.stat()):
-            return descriptor
+        # The owner before us may have removed the file between our open and our lock, or another
+        # process may do so with a newer one at any time.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), target.stat()):
+                return descriptor
         os.close(descriptor)
 
 

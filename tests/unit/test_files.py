@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -215,3 +217,30 @@ def test_no_two_processes_are_ever_inside_together(tmp_path: Path) -> None:
     for entered, left in zip(rows[::2], rows[1::2], strict=True):
         assert (entered["event"], left["event"]) == ("in", "out")
         assert entered["process"] == left["process"]
+
+
+def test_a_lock_excludes_threads_of_one_process_too(tmp_path: Path) -> None:
+    """Regression: two threads could take one lock, and a file that had just gone was looked at."""
+    lock = tmp_path / "lock"
+    inside, most = 0, 0
+    counting = threading.Lock()
+
+    def work(_: int) -> int:
+        nonlocal inside, most
+        done = 0
+        while done < 60:
+            try:
+                with files.locked(lock):
+                    with counting:
+                        inside += 1
+                        most = max(most, inside)
+                    with counting:
+                        inside -= 1
+                    done += 1
+            except ConfigError:
+                continue
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [60] * 4
+    assert most == 1
