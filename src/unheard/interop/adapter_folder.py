@@ -184,11 +184,6 @@ def _read_optional(path: Path) -> dict[str, Any]:
     return storage.read_json_object(path) if path.exists() else {}
 
 
-def _is_nested(vocabularies: Mapping[str, Any]) -> bool:
-    """Whether vocabularies are of languages, rather than one of tokens."""
-    return bool(vocabularies) and all(isinstance(one, dict) for one in vocabularies.values())
-
-
 def _check_settings(settings: Mapping[str, Any], encoder: EncoderConfig, *, source: Path) -> None:
     """Refuse a folder whose network has another shape."""
     wanted = {
