@@ -22,6 +22,40 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreParts:
+    """What a score is made of: natural logarithms with their weights in, which add up.
+
+    Attributes:
+        acoustic: log-probability of the text in the emissions: summed over all its paths in a
+            prefix search, of its best path in a lexicon search. `boundary_bonus` is in it.
+        lm: the language model's, times its weight.
+        words: the bonus for each word.
+        unknown_words: the score of words that the language model does not know.
+        hot_words: the bonus for each hot word.
+        rescoring: what a second model added to it, times its weight.
+    """
+
+    acoustic: float
+    lm: float = 0.0
+    words: float = 0.0
+    unknown_words: float = 0.0
+    hot_words: float = 0.0
+    rescoring: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts."""
+        return (
+            self.acoustic
+            + self.lm
+            + self.words
+            + self.unknown_words
+            + self.hot_words
+            + self.rescoring
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """One reading of a recording.
 
@@ -31,10 +65,13 @@ class Hypothesis:
         confidence: 0 .. 1, the geometric mean of the probabilities of the chosen symbols over
             all frames that carry one; over the blank frames when no frame does; 0 for a recording
             too short to give a frame.
-        score: natural log of the probability of the chosen path.
+        score: natural logarithm by which readings are compared: the log-probability of the chosen
+            path in greedy decoding, the sum of `parts` in a search.
+        parts: what a search's score is made of; None from greedy decoding.
     """
 
     text: str
     words: tuple[Word, ...]
     confidence: float
     score: float
+    parts: ScoreParts | None = None
