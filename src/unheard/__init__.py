@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from unheard.interop.bundle import ModelBundle
     from unheard.interop.inspection import Inspection
     from unheard.interop.load import load_model, save_model
+    from unheard.lm.ngram import NgramModel
     from unheard.tasks.convert import convert
     from unheard.tasks.emissions import emissions
     from unheard.tasks.evaluate import evaluate
@@ -72,6 +73,7 @@ __all__ = [
     "list_adapters",
     "ModelBundle",
     "Inspection",
+    "NgramModel",
     # what flows between them
     "Waveform",
     "InputSpec",
@@ -115,6 +117,7 @@ _MODULES = {
     "list_adapters": "unheard.interop.adapter_folder",
     "ModelBundle": "unheard.interop.bundle",
     "Inspection": "unheard.interop.inspection",
+    "NgramModel": "unheard.lm.ngram",
     "Waveform": "unheard.audio.signal",
     "InputSpec": "unheard.audio.signal",
     "Utterance": "unheard.data.manifest",

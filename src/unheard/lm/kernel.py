@@ -1,0 +1,125 @@
+"""The arrays of an n-gram model and the compiled steps over them.
+
+One forward trie holds all n-grams: a node is an n-gram, its children are the n-grams that are one
+word longer. Nodes are numbered by order, then by context, then by word, so that the children of a
+node are neighbours sorted by word, and node 0 is the empty context. The children of node 0 are all
+words in order of their numbers: word `w` alone is node `1 + w`.
+
+A state is the node of the longest known context. A node that no n-gram extends and whose back-off
+is zero is never a state: the longest of its proper suffixes that is one predicts just the same.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+
+class NgramTables(NamedTuple):
+    """A model as the compiled functions take it: C-ordered, read-only arrays.
+
+    `inner` counts the nodes shorter than the longest n-grams; only these have a back-off and
+    children.
+
+    Attributes:
+        word: int32 (nodes,), last word of each n-gram; -1 for node 0.
+        log_prob: float32 (nodes,), of that word after the words before it [nats].
+        suffix: int32 (nodes,), the longest proper suffix that is a state.
+        backoff: float32 (inner,), added when a word is looked up in the suffix instead [nats].
+        first_child: int64 (inner + 1,), children of `node` are `first_child[node]` up to, not
+            including, `first_child[node + 1]`.
+        order: length of the longest n-grams [words].
+    """
+
+    word: npt.NDArray[np.int32]
+    log_prob: npt.NDArray[np.float32]
+    suffix: npt.NDArray[np.int32]
+    backoff: npt.NDArray[np.float32]
+    first_child: npt.NDArray[np.int64]
+    order: int
+
+
+@numba.njit(cache=True, nogil=True)
+def find_child(tables, node, word):
+    """Return the node that extends `node` by `word`, or -1 where there is none."""
+    if node == 0:
+        return np.int64(1) + word
+    if node >= tables.backoff.shape[0]:
+        return np.int64(-1)
+    low = tables.first_child[node]
+    end = tables.first_child[node + 1]
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if tables.word[middle] < word:
+            low = middle + 1
+        else:
+            high = middle
+    if low < end and tables.word[low] == word:
+        return low
+    return np.int64(-1)
+
+
+@numba.njit(cache=True, nogil=True)
+def as_state(tables, node):
+    """Return `node` if it is a state, else the longest of its suffixes that is one."""
+    if node == 0:
+        return np.int64(0)
+    if node < tables.backoff.shape[0] and (
+        tables.backoff[node] != 0.0 or tables.first_child[node] < tables.first_child[node + 1]
+    ):
+        return np.int64(node)
+    return np.int64(tables.suffix[node])
+
+
+@numba.njit(cache=True, nogil=True)
+def ngram_step(tables, state, word):
+    """Predict one word and go on to the state after it.
+
+    Args:
+        tables: of the model.
+        state: what was heard so far, as `start_state`, `empty_state` or an earlier step gave it.
+        word: number of the next word; 0 is the unknown word. Must be one of the model's.
+
+    Returns:
+        Log-probability of the word, float64 [nats], and the next state, int64.
+    """
+    node = np.int64(state)
+    backed_off = 0.0
+    child = find_child(tables, node, word)
+    while child < 0:
+        backed_off += tables.backoff[node]
+        node = np.int64(tables.suffix[node])
+        child = find_child(tables, node, word)
+    return backed_off + tables.log_prob[child], as_state(tables, child)
+
+
+@numba.njit(cache=True, nogil=True)
+def score_ids(tables, state, words, log_probs):
+    """Predict each of `words` int32 (words,) in turn; fill `log_probs` float64; return the state."""
+    for place in range(words.shape[0]):
+        log_probs[place], state = ngram_step(tables, state, words[place])
+    return state
+
+
+@numba.njit(cache=True, nogil=True)
+def link_suffixes(tables, suffix):
+    """Fill `suffix` of every node, from short n-grams to long ones.
+
+    `tables.suffix` must be `suffix` itself, seen through the table. It is the failure function of
+    a dictionary matcher (Aho and Corasick 1975) that skips nodes which are no states.
+    """
+    inner = tables.backoff.shape[0]
+    suffix[0] = 0
+    for node in range(inner):
+        for child in range(tables.first_child[node], tables.first_child[node + 1]):
+            if node == 0:
+                suffix[child] = 0
+                continue
+            shorter = np.int64(tables.suffix[node])
+            found = find_child(tables, shorter, tables.word[child])
+            while found < 0:
+                shorter = np.int64(tables.suffix[shorter])
+                found = find_child(tables, shorter, tables.word[child])
+            suffix[child] = as_state(tables, found)
