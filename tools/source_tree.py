@@ -16,7 +16,7 @@ LAYERS = (
     ("recipes", "report"),
     ("training", "inference"),
     ("objectives", "decoding", "interop"),
-    ("models", "data"),
+    ("models", "data", "lm"),
     ("audio", "text"),
     ("config", "errors", "files", "tensors"),
 )

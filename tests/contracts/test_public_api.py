@@ -24,6 +24,7 @@ PUBLIC = [
     "list_adapters",
     "ModelBundle",
     "Inspection",
+    "NgramModel",
     "Waveform",
     "InputSpec",
     "Utterance",

@@ -97,7 +97,7 @@ def ngram_step(tables, state, word):
 
 @numba.njit(cache=True, nogil=True)
 def score_ids(tables, state, words, log_probs):
-    """Predict each of `words` int32 (words,) in turn; fill `log_probs` float64; return the state."""
+    """Fill `log_probs` float64 with the score of each of `words` int32; return the last state."""
     for place in range(words.shape[0]):
         log_probs[place], state = ngram_step(tables, state, words[place])
     return state
