@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unheard.models.config import CtcConfig
+from unheard.models.dropout import dropout
 from unheard.models.encoder import Encoder
 from unheard.models.feature_encoder import Padding
 from unheard.models.transformer import init_linear
@@ -54,5 +54,5 @@ class CtcModel(nn.Module):
             channel_mask=channel_mask,
             generator=generator,
         )
-        frames = F.dropout(output.frames, self.config.head_dropout, self.training)
+        frames = dropout(output.frames, self.config.head_dropout, self.training)
         return CtcOutput(logits=self.head(frames), lengths=output.lengths)

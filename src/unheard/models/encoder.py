@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unheard.models.config import EncoderConfig
+from unheard.models.dropout import dropout
 from unheard.models.feature_encoder import FeatureEncoder, Padding
 from unheard.models.transformer import Transformer, init_linear
 
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
             conv_features = _ScaleGradient.apply(conv_features, self.config.feature_grad_scale)
         normed = self.feature_norm(conv_features)
         frames = self.projection(normed)
-        frames = F.dropout(frames, self.config.input_dropout, self.training)
+        frames = dropout(frames, self.config.input_dropout, self.training)
         if time_mask is not None:
             embedding = self.mask_embedding.to(frames.dtype)
             frames = torch.where(time_mask[:, :, None], embedding, frames)

@@ -7,10 +7,10 @@ Source: Baevski et al. 2020, fig. 1; fairseq models/wav2vec/wav2vec2.py `Wav2Vec
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unheard.models.config import PretrainingConfig
+from unheard.models.dropout import dropout
 from unheard.models.encoder import Encoder
 from unheard.models.feature_encoder import Padding
 from unheard.models.quantizer import Quantized, Quantizer
@@ -82,7 +82,7 @@ class PretrainingModel(nn.Module):
             generator=generator,
         )
         features = output.normed_features[time_mask]  # (batch, frames, channels) -> (masked, ..)
-        features = F.dropout(features, self.config.feature_dropout, self.training)
+        features = dropout(features, self.config.feature_dropout, self.training)
         quantized = self.quantizer(
             features, temperature=temperature, generator=generator, noise=noise
         )

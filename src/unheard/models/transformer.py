@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unheard.models.config import EncoderConfig
+from unheard.models.dropout import dropout
 from unheard.tensors import padding_mask
 
 
@@ -62,7 +63,7 @@ class Transformer(nn.Module):
         frames = frames + self.positional(frames)
         if not self.norm_first:
             frames = self.norm(frames)
-        frames = F.dropout(frames, self.dropout, self.training)
+        frames = dropout(frames, self.dropout, self.training)
         kept = [frames] if keep_layers else []
         skipped = self._draw_skipped(generator)
         recompute = self.recompute and torch.is_grad_enabled()
@@ -159,17 +160,17 @@ class TransformerLayer(nn.Module):
         """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys."""
         if self.norm_first:
             attended = self.attention(self.attention_norm(frames), is_padding)
-            frames = frames + F.dropout(attended, self.dropout, self.training)
+            frames = frames + dropout(attended, self.dropout, self.training)
             frames = frames + self._feed_forward(self.ffn_norm(frames))
             return frames if self.adapter is None else frames + self.adapter(frames)
         attended = self.attention(frames, is_padding)
-        frames = self.attention_norm(frames + F.dropout(attended, self.dropout, self.training))
+        frames = self.attention_norm(frames + dropout(attended, self.dropout, self.training))
         return self.ffn_norm(frames + self._feed_forward(frames))
 
     def _feed_forward(self, frames: Tensor) -> Tensor:
         hidden = F.gelu(self.inner(frames))
-        hidden = F.dropout(hidden, self.activation_dropout, self.training)
-        return F.dropout(self.outer(hidden), self.dropout, self.training)
+        hidden = dropout(hidden, self.activation_dropout, self.training)
+        return dropout(self.outer(hidden), self.dropout, self.training)
 
 
 class LanguageAdapter(nn.Module):
@@ -218,14 +219,14 @@ class SelfAttention(nn.Module):
         key = self.key(frames).view(split).transpose(1, 2)
         value = self.value(frames).view(split).transpose(1, 2)
         hidden = None if is_padding is None else is_padding[:, None, None, :]
-        dropout = self.dropout if self.training else 0.0
-        mixed = _attend(query, key, value, hidden, dropout=dropout)
+        dropped = self.dropout if self.training else 0.0
+        mixed = attend(query, key, value, hidden, dropped=dropped)
         mixed = mixed.transpose(1, 2).reshape(batch, length, dim)  # heads side by side again
         return self.output(mixed)
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, dropout: float
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, dropped: float
 ) -> Tensor:
     """Scaled dot-product attention on (batch, heads, frames, head_dim).
 
@@ -235,12 +236,12 @@ def _attend(
     if query.device.type != "cpu":
         visible = None if hidden is None else ~hidden
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, dropout_p=dropout
+            query, key, value, attn_mask=visible, dropout_p=dropped
         )
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
-    if hidden is not None:
-        scores = scores.masked_fill(hidden, float("-inf"))
-    weights = F.dropout(torch.softmax(scores, dim=-1), dropout, training=dropout > 0)
+    if hidden is not None:  # a sum takes a tenth of the time of masked_fill
+        scores += torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, -math.inf)
+    weights = dropout(torch.softmax(scores, dim=-1), dropped, dropped > 0)
     return torch.matmul(weights, value)
 
 
