@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unheard.decoding.emissions import Emissions
+from unheard.decoding.emissions import Emissions, FrameTiming
 from unheard.decoding.hypothesis import Hypothesis
 from unheard.errors import ConfigError
 
@@ -52,6 +52,8 @@ class SearchConfig:
             counts once for each frame spent on the boundary, and belongs to the acoustic part
             [nats].
         nbest: readings to return.
+        look_ahead: whether an unfinished word is ranked with the unigram score of the best word
+            that it can become. It changes what is pruned, never a score.
 
     Raises:
         ConfigError: if a setting is out of its range.
@@ -66,6 +68,7 @@ class SearchConfig:
     unknown_score: float = -10.0
     boundary_bonus: float = 0.0
     nbest: int = 1
+    look_ahead: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no search can do."""
@@ -169,42 +172,6 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameTiming:
-    """Where the frames of a stream lie in time; `Emissions` carry the same.
-
-    Attributes:
-        frame_stride_samples: samples from one frame to the next.
-        frame_offset_samples: samples from the start to the centre of the first frame.
-        sample_rate: [Hz].
-    """
-
-    frame_stride_samples: int
-    frame_offset_samples: int
-    sample_rate: int
-
-    @classmethod
-    def of(cls, emissions: Emissions) -> Self:
-        """Take the timing of some emissions."""
-        return cls(
-            frame_stride_samples=emissions.frame_stride_samples,
-            frame_offset_samples=emissions.frame_offset_samples,
-            sample_rate=emissions.sample_rate,
-        )
-
-    def edge_seconds(self, frame: float, *, num_samples: int | None) -> float:
-        """Time of a point on the frame axis, clipped to the recording [seconds].
-
-        Args:
-            frame: 0 is the centre of the first frame; its left edge is -0.5.
-            num_samples: length of the recording, or None while it is not known.
-        """
-        samples = max(self.frame_offset_samples + frame * self.frame_stride_samples, 0.0)
-        if num_samples is not None:
-            samples = min(samples, float(num_samples))
-        return samples / self.sample_rate
-
-
-@dataclass(frozen=True, kw_only=True)
 class Partial:
     """What a stream believes so far.
 
@@ -257,6 +224,10 @@ class Decoder(Protocol):
 
     def stream(self, timing: FrameTiming) -> SearchStream:
         """Begin a search whose frames come piece by piece."""
+        ...
+
+    def with_config(self, config: SearchConfig) -> "Decoder":
+        """Return the same decoder with other settings, at little cost."""
         ...
 
 
