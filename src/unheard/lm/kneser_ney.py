@@ -1,0 +1,154 @@
+"""Modified Kneser-Ney smoothing: from counts to probabilities.
+
+The same model as KenLM's `lmplz` makes: interpolated, with discounts for adjusted counts of one,
+two, and three or more, each order its own, and the vocabulary's mass of unseen words spread evenly.
+
+Source: Chen and Goodman 1998, "An empirical study of smoothing techniques for language modeling",
+sec. 4.1.6, eq. 26 for the discounts; Heafield et al. 2013, "Scalable modified Kneser-Ney language
+model estimation", sec. 3; where these leave room, lmplz as published by its author (kenlm,
+lm/builder/adjust_counts.cc and initial_probabilities.cc).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unheard.errors import ConfigError
+from unheard.lm.counts import CountedLevel
+from unheard.lm.trie import Level
+from unheard.lm.vocabulary import MARKERS
+
+_UNKNOWN, _START, _END = range(len(MARKERS))
+
+
+class Discounts(NamedTuple):
+    """What is taken from counts of one, two, and three or more."""
+
+    one: float
+    two: float
+    more: float
+
+
+FALLBACK_DISCOUNTS = Discounts(one=0.5, two=1.0, more=1.5)
+"""For a text too small or too regular to tell; those of lmplz's --discount_fallback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed:
+    """A model's n-grams with their probabilities.
+
+    Attributes:
+        levels: shortest n-grams first.
+        discounts: of each order.
+        fallbacks: orders whose discounts could not be estimated, each with the reason.
+    """
+
+    levels: tuple[Level, ...]
+    discounts: tuple[Discounts, ...]
+    fallbacks: dict[int, str]
+
+
+def smooth(counted: Sequence[CountedLevel], *, prune: Sequence[int] = ()) -> Smoothed:
+    """Estimate a model.
+
+    Args:
+        counted: all n-grams of each order.
+        prune: for each order from one on, n-grams that occur at most so often are left out; the
+            last number holds for all higher orders. Single words are always kept. Their mass
+            goes to the shorter n-grams.
+
+    Raises:
+        ConfigError: if `prune` is not usable.
+    """
+    thresholds = check_prune(prune, order=len(counted))
+    discounts: list[Discounts] = []
+    fallbacks: dict[int, str] = {}
+    for order, level in enumerate(counted, start=1):
+        # <unk> and <s> have an adjusted count of zero, which no discount looks at.
+        found = estimate_discounts(level.adjusted)
+        if isinstance(found, str):
+            fallbacks[order] = found
+            found = FALLBACK_DISCOUNTS
+        discounts.append(found)
+
+    kept_before = np.zeros(1, dtype=np.int64)  # new place of each n-gram of the level before
+    shorter = np.array([1.0 / (len(counted[0].word) - 1)])  # probabilities there
+    log_probs: list[npt.NDArray[np.float64]] = []
+    kept_levels: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
+    log_backoffs: list[npt.NDArray[np.float64]] = []
+    for order, level in enumerate(counted, start=1):
+        kept = level.occurrences > thresholds[order - 1] if order > 1 else _all(level)
+        by_count = np.array([0.0, *discounts[order - 1]])
+        discount = by_count[np.minimum(level.adjusted, 3)]
+        given = np.where(kept, level.adjusted - discount, 0.0)
+        size = len(shorter) if order > 1 else 1
+        total = np.bincount(level.context, weights=level.adjusted, minlength=size)
+        # What was taken by discounts, and the whole of what is left out.
+        taken = np.where(kept, discount, level.adjusted)
+        left = np.bincount(level.context, weights=taken, minlength=size)
+        extended = total > 0
+        backoff = np.divide(left, total, out=np.ones(size), where=extended)
+        probability = given / total[level.context] + backoff[level.context] * shorter[level.suffix]
+        if order == 1:
+            probability[_START] = 1.0
+        else:
+            log_backoffs.append(np.log(backoff)[kept_mask])
+        kept_mask = kept
+        log_probs.append(np.log(probability[kept]))
+        kept_levels.append((kept_before[level.context[kept]], level.word[kept]))
+        kept_before = np.cumsum(kept) - 1
+        shorter = probability
+    log_backoffs.append(np.zeros(len(log_probs[-1])))
+    levels = tuple(
+        Level(
+            context=context,
+            word=word,
+            log_prob=np.minimum(log_prob, 0.0).astype(np.float32),
+            backoff=log_backoff.astype(np.float32),
+        )
+        for (context, word), log_prob, log_backoff in zip(
+            kept_levels, log_probs, log_backoffs, strict=True
+        )
+    )
+    return Smoothed(levels=levels, discounts=tuple(discounts), fallbacks=fallbacks)
+
+
+def estimate_discounts(adjusted: npt.NDArray[np.int64]) -> Discounts | str:
+    """Estimate discounts from adjusted counts, or say why they cannot be.
+
+    Source: Chen and Goodman 1998, eq. 26.
+    """
+    times = np.bincount(np.minimum(adjusted, 5), minlength=6)[:5].astype(np.float64)
+    missing = [str(number) for number in (1, 2, 3) if times[number] == 0]
+    if missing:
+        return f"no n-gram has an adjusted count of {' or '.join(missing)}"
+    share = times[1] / (times[1] + 2 * times[2])
+    found = Discounts(*(k - (k + 1) * share * times[k + 1] / times[k] for k in (1, 2, 3)))
+    for k, discount in enumerate(found, start=1):
+        # lmplz lets a discount of zero pass, which makes unseen words impossible.
+        if not 0 < discount <= k:
+            return f"the discount of a count of {k} would be {discount:.3g}"
+    return found
+
+
+def check_prune(prune: Sequence[int], *, order: int) -> tuple[int, ...]:
+    """Return a threshold for each order.
+
+    Raises:
+        ConfigError: if single words would be pruned, a threshold is negative or smaller than that
+            of a shorter order, or there are more thresholds than orders.
+    """
+    given = tuple(prune) or (0,)
+    if given[0] != 0 or list(given) != sorted(given) or len(given) > order:
+        raise ConfigError(
+            f"prune does not fit: expected at most {order} numbers that begin with 0 and do not "
+            f'fall, such as "0 0 1", found "{" ".join(map(str, given))}".'
+        )
+    return given + (given[-1],) * (order - len(given))
+
+
+def _all(level: CountedLevel) -> npt.NDArray[np.bool_]:
+    return np.ones(len(level.word), dtype=np.bool_)
