@@ -17,7 +17,7 @@ class EncoderOutput:
     """What an encoder makes of a batch.
 
     Attributes:
-        frames: (batch, frames, dim) context vectors.
+        frames: (batch, frames, dim) context vectors; (wanted, dim) of the `places` asked for.
         lengths: (batch,) [frames], or None when nothing is padded.
         conv_features: (batch, frames, channels) straight from the convolutions.
         normed_features: (batch, frames, channels) after the layer norm; what a quantiser sees.
@@ -57,6 +57,7 @@ class Encoder(nn.Module):
         channel_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         keep_layers: bool = False,
+        places: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode a batch of waveforms.
 
@@ -69,6 +70,8 @@ class Encoder(nn.Module):
             channel_mask: (batch, dim) bool, True where a channel is set to zero.
             generator: draws skipped layers in training.
             keep_layers: also return what each Transformer layer gives.
+            places: (wanted,) int64, which of the batch * frames context vectors are wanted; see
+                `Transformer.forward`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.feature_grad_scale > 0):
             conv_features, frame_lengths = self.feature_encoder(samples, lengths, padding=padding)
@@ -83,7 +86,11 @@ class Encoder(nn.Module):
         if channel_mask is not None:
             frames = frames.masked_fill(channel_mask[:, None, :], 0)
         frames, layers = self.transformer(
-            frames, frame_lengths, generator=generator, keep_layers=keep_layers
+            frames,
+            frame_lengths,
+            generator=generator,
+            keep_layers=keep_layers,
+            places=places,
         )
         return EncoderOutput(
             frames=frames,

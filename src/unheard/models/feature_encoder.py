@@ -141,12 +141,9 @@ class TimeNorm(nn.Module):
             )
         # In place: this is the largest tensor of the network, and nobody needs it unnormed.
         wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
-        if lengths is None or is_padding is None:
-            variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
-            wide.sub_(mean)
-        else:
-            wide.sub_(_mean_over_time(wide, lengths, is_padding))
-            variance = _mean_over_time(wide.square(), lengths, is_padding)
+        # torch.var_mean over an axis that is not the last takes a hundred times as long on a CPU.
+        wide.sub_(_mean_over_time(wide, lengths, is_padding))
+        variance = _mean_over_time(wide.square(), lengths, is_padding)
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
         return wide.mul_(scale).add_(self.bias).to(frames.dtype)
 

@@ -14,6 +14,7 @@ from unheard.models.dropout import dropout
 from unheard.models.encoder import Encoder
 from unheard.models.feature_encoder import Padding
 from unheard.models.quantizer import Quantized, Quantizer
+from unheard.models.transformer import pick_frames
 from unheard.tensors import padding_mask
 
 
@@ -61,7 +62,7 @@ class PretrainingModel(nn.Module):
     ) -> PretrainingOutput:
         """Predict masked frames.
 
-        The quantiser runs on masked frames only.
+        The quantiser and most of the last Transformer layer run on masked frames only.
 
         Args:
             samples: (batch, samples).
@@ -73,6 +74,7 @@ class PretrainingModel(nn.Module):
             generator: draws Gumbel noise and skipped layers.
             noise: (masked, groups, entries) Gumbel noise to use instead of drawing it.
         """
+        places = time_mask.flatten().nonzero()[:, 0]  # waits for the device once, not three times
         output = self.encoder(
             samples,
             lengths,
@@ -80,14 +82,15 @@ class PretrainingModel(nn.Module):
             time_mask=time_mask,
             channel_mask=channel_mask,
             generator=generator,
+            places=places,
         )
-        features = output.normed_features[time_mask]  # (batch, frames, channels) -> (masked, ..)
+        features = pick_frames(output.normed_features, places)  # -> (masked, channels)
         features = dropout(features, self.config.feature_dropout, self.training)
         quantized = self.quantizer(
             features, temperature=temperature, generator=generator, noise=noise
         )
         targets = self.project_targets(quantized.vectors.to(self.project_targets.weight.dtype))
-        predictions = self.project_context(output.frames[time_mask])
+        predictions = self.project_context(output.frames)
         counted_lengths = output.lengths if padding == "masked" else None
         return PretrainingOutput(
             predictions=predictions,

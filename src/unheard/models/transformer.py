@@ -44,6 +44,7 @@ class Transformer(nn.Module):
         *,
         generator: torch.Generator | None = None,
         keep_layers: bool = False,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Put every frame into the context of the whole utterance.
 
@@ -52,9 +53,12 @@ class Transformer(nn.Module):
             lengths: (batch,) [frames], or None when nothing is padded.
             generator: draws the skipped layers in training when `layer_drop` is above zero.
             keep_layers: also return the input of the first layer and the output of each.
+            places: (wanted,) int64, which of the batch * frames frames to return, so that the last
+                layer need not think about the others; None for all. Not with `keep_layers`.
 
         Returns:
-            (batch, frames, dim), and the kept layers, layers + 1 tensors, or an empty list.
+            (batch, frames, dim), or (wanted, dim) with `places`; and the kept layers, layers + 1
+            tensors, or an empty list.
         """
         is_padding = None
         if lengths is not None:
@@ -67,11 +71,15 @@ class Transformer(nn.Module):
         kept = [frames] if keep_layers else []
         skipped = self._draw_skipped(generator)
         recompute = self.recompute and torch.is_grad_enabled()
-        for layer, skip in zip(self.layers, skipped, strict=True):
+        last = len(skipped) - 1
+        for number, (layer, skip) in enumerate(zip(self.layers, skipped, strict=True)):
+            wanted = places if number == last else None
             if not skip and recompute:
-                frames = checkpoint(layer, frames, is_padding, use_reentrant=False)
+                frames = checkpoint(layer, frames, is_padding, wanted, use_reentrant=False)
             elif not skip:
-                frames = layer(frames, is_padding)
+                frames = layer(frames, is_padding, wanted)
+            elif wanted is not None:
+                frames = pick_frames(frames, wanted)
             if keep_layers:
                 kept.append(frames)
         if self.norm_first:
@@ -98,6 +106,11 @@ class Transformer(nn.Module):
         device = generator.device if generator is not None else torch.device("cpu")
         draws = torch.rand(len(self.layers), generator=generator, device=device)
         return (draws < self.layer_drop).tolist()
+
+
+def pick_frames(frames: Tensor, places: Tensor) -> Tensor:
+    """Pick frames of a batch: (batch, frames, dim) and (wanted,) -> (wanted, dim)."""
+    return frames.flatten(0, 1).index_select(0, places)
 
 
 class PositionalConv(nn.Module):
@@ -156,14 +169,22 @@ class TransformerLayer(nn.Module):
         for linear in (self.inner, self.outer):
             init_linear(linear)
 
-    def forward(self, frames: Tensor, is_padding: Tensor | None) -> Tensor:
-        """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys."""
+    def forward(
+        self, frames: Tensor, is_padding: Tensor | None, places: Tensor | None = None
+    ) -> Tensor:
+        """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys.
+
+        With `places` (wanted,), frames of batch * frames, only those are finished and returned:
+        (wanted, dim).
+        """
         if self.norm_first:
-            attended = self.attention(self.attention_norm(frames), is_padding)
+            attended = self.attention(self.attention_norm(frames), is_padding, places)
+            frames = frames if places is None else pick_frames(frames, places)
             frames = frames + dropout(attended, self.dropout, self.training)
             frames = frames + self._feed_forward(self.ffn_norm(frames))
             return frames if self.adapter is None else frames + self.adapter(frames)
-        attended = self.attention(frames, is_padding)
+        attended = self.attention(frames, is_padding, places)
+        frames = frames if places is None else pick_frames(frames, places)
         frames = self.attention_norm(frames + dropout(attended, self.dropout, self.training))
         return self.ffn_norm(frames + self._feed_forward(frames))
 
@@ -210,8 +231,14 @@ class SelfAttention(nn.Module):
         for linear in (self.query, self.key, self.value, self.output):
             init_linear(linear)
 
-    def forward(self, frames: Tensor, is_padding: Tensor | None) -> Tensor:
-        """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys."""
+    def forward(
+        self, frames: Tensor, is_padding: Tensor | None, places: Tensor | None = None
+    ) -> Tensor:
+        """Apply to (batch, frames, dim); `is_padding` (batch, frames) hides keys.
+
+        With `places` (wanted,), frames of batch * frames, only what those heard is returned:
+        (wanted, dim).
+        """
         batch, length, dim = frames.shape
         split = (batch, length, self.heads, dim // self.heads)
         # (batch, frames, dim) -> (batch, heads, frames, head_dim)
@@ -222,6 +249,8 @@ class SelfAttention(nn.Module):
         dropped = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, hidden, dropped=dropped)
         mixed = mixed.transpose(1, 2).reshape(batch, length, dim)  # heads side by side again
+        if places is not None:
+            mixed = pick_frames(mixed, places)
         return self.output(mixed)
 
 

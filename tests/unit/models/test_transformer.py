@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,3 +99,37 @@ def test_no_layer_is_dropped_in_evaluation() -> None:
     transformer, frames = dropping(0.99).eval(), torch.randn(1, 4, 16)
     _, kept = transformer(frames, None, keep_layers=True)
     assert not any(torch.equal(kept[n], kept[n + 1]) for n in range(6))
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("layer_drop", [0.0, 1.0])
+def test_wanted_frames_are_those_of_a_whole_pass(
+    norm_first: bool, recompute: bool, layer_drop: float
+) -> None:
+    """And so are the gradients; a last layer that is skipped returns the wanted frames too."""
+    torch.manual_seed(0)
+    config = replace(tiny_encoder(), norm_first=norm_first, layer_drop=layer_drop)
+    transformer = Transformer(config).double().train()
+    transformer.recompute = recompute
+    frames = torch.randn(3, 11, config.dim, dtype=torch.float64)
+    lengths = torch.tensor([11, 4, 7])
+    mask = torch.zeros(3, 11, dtype=torch.bool)
+    mask[0, 2:9] = mask[1, 1] = mask[2, ::3] = True
+
+    def results(places: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        out, _ = transformer(frames, lengths, generator=generator, places=places)
+        wanted = out[mask] if places is None else out
+        transformer.zero_grad()
+        wanted.square().sum().backward()
+        return wanted, [p.grad.clone() for p in transformer.parameters() if p.grad is not None]
+
+    expected, expected_grads = results(None)
+    found, grads = results(mask.flatten().nonzero()[:, 0])
+
+    assert found.shape == (int(mask.sum()), config.dim)
+    assert_close("frames", found, expected, FLOAT64)
+    assert len(grads) == len(expected_grads)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        assert_close("gradient", grad, other, FLOAT64)
