@@ -21,6 +21,7 @@ from unheard.data.augmented import AugmentedBatch, Read, target_fits
 from unheard.data.batching import BatchPlan, Position
 from unheard.data.sampling import SampledPlan, Sampling, SamplingConfig, weigh
 from unheard.data.store import Cut, SampleStore
+from unheard.data.texts import TextBatch
 from unheard.data.units import FrameRule, UnitStore
 from unheard.errors import ConfigError
 from unheard.tensors import derive_seed
@@ -91,8 +92,8 @@ class LabelledBatch:
         )
 
 
-Batch = TypeVar("Batch", AudioBatch, LabelledBatch)
-Made = TypeVar("Made", AudioBatch, LabelledBatch, covariant=True)
+Batch = TypeVar("Batch", AudioBatch, LabelledBatch, TextBatch)
+Made = TypeVar("Made", AudioBatch, LabelledBatch, TextBatch, covariant=True)
 
 
 class Source(Protocol[Made]):

@@ -13,20 +13,18 @@ import itertools
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from unheard.errors import ConfigError, FormatError
+from unheard.lm.vocabulary import MARKERS
 
 WORD_START = "▁"
 """Stands before every word; in a text it is read as white space."""
 
-UNKNOWN, START, END = "<unk>", "<s>", "</s>"
-SPECIAL = (UNKNOWN, START, END)
-"""Numbers 0, 1 and 2: a character never seen, the beginning and the end of a text."""
-
-UNKNOWN_ID, START_ID, END_ID = range(len(SPECIAL))
+UNKNOWN_ID, START_ID, END_ID = range(len(MARKERS))
+"""Numbers of `MARKERS`: a character never seen, the beginning and the end of a text."""
 
 MOST_PIECES = 1_000_000
 _KEPT_WORDS = 100_000
@@ -35,7 +33,7 @@ _KEPT_WORDS = 100_000
 class Pieces:
     """Splits texts into pieces and joins them again.
 
-    Numbers are those of `SPECIAL`, then of single characters in code point order, then of merged
+    Numbers are those of `MARKERS`, then of single characters in code point order, then of merged
     pieces in the order in which they were learnt.
 
     Attributes:
@@ -60,7 +58,7 @@ class Pieces:
                     "A character of word pieces is not a single one that can be written: found "
                     f"{character!r}."
                 )
-        self._numbers = {symbol: number for number, symbol in enumerate((*SPECIAL, *single))}
+        self._numbers = {symbol: number for number, symbol in enumerate((*MARKERS, *single))}
         self.merges: list[tuple[int, int]] = []
         self._ranks: dict[tuple[int, int], tuple[int, int]] = {}
         for left, right in merges:
@@ -71,13 +69,13 @@ class Pieces:
     def _add(self, left: str, right: str) -> None:
         """Add a merge; another pair may have made the same piece before."""
         known = self._numbers
-        if left in SPECIAL or right in SPECIAL or left not in known or right not in known:
+        if left in MARKERS or right in MARKERS or left not in known or right not in known:
             raise FormatError(
                 "A merge of word pieces joins what is not there: expected two earlier pieces, "
                 f"found {left!r} and {right!r}."
             )
         pair = (known[left], known[right])
-        if pair in self._ranks or left + right in SPECIAL:
+        if pair in self._ranks or left + right in MARKERS:
             raise FormatError(f"A merge of word pieces is not usable: {left!r} and {right!r}.")
         if len(known) >= MOST_PIECES:
             raise FormatError(f"There are more than {MOST_PIECES} word pieces.")
@@ -91,7 +89,7 @@ class Pieces:
 
         Args:
             texts: each line or sentence; white space parts words.
-            size: how many pieces there shall be at most, single characters and `SPECIAL` among
+            size: how many pieces there shall be at most, single characters and `MARKERS` among
                 them; 0 for characters only.
             least: times that a pair must have been seen to be merged.
 
@@ -108,7 +106,7 @@ class Pieces:
         return cls(characters, _learn_merges(words, pieces._numbers, size=size, least=least))
 
     def __len__(self) -> int:
-        """Count the pieces, `SPECIAL` among them."""
+        """Count the pieces, `MARKERS` among them."""
         return len(self.symbols)
 
     def encode(
@@ -117,7 +115,7 @@ class Pieces:
         """Numbers of a text's pieces, without beginning and end.
 
         Args:
-            text: composed to NFC here; a character that is not known becomes `UNKNOWN`.
+            text: composed to NFC here; a character that is not known becomes unknown.
             dropout: probability of passing a possible merge over, which splits a word otherwise
                 each time (BPE-dropout); for training.
             generator: draws which; needed with dropout.
@@ -160,7 +158,7 @@ class Pieces:
         return {
             "characters": [
                 symbol
-                for symbol in self.symbols[len(SPECIAL) :]
+                for symbol in self.symbols[len(MARKERS) :]
                 if len(symbol) == 1 and symbol != WORD_START
             ],
             "merges": [[self.symbols[left], self.symbols[right]] for left, right in self.merges],
@@ -253,7 +251,7 @@ def _learn_merges(
         if -negative < least:
             break
         left, right = symbols[pair[0]], symbols[pair[1]]
-        if left + right in SPECIAL:
+        if left + right in MARKERS:
             del counts[pair]
             continue
         merged = numbered.setdefault(left + right, len(symbols))
@@ -294,6 +292,6 @@ def _merge(numbers: Sequence[int], pair: tuple[int, int], merged: int) -> list[i
     return result
 
 
-def _is_texts(value: object) -> bool:
+def _is_texts(value: object) -> TypeGuard[list[str]]:
     """Whether a value is a list of texts."""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from unheard.data.batching import Position
 from unheard.data.dataset import AudioBatch, LabelledBatch, Prefetch, Source
+from unheard.data.texts import TextBatch
 from unheard.errors import (
     SIGNAL_TO_REQUEUE,
     CheckpointError,
@@ -58,9 +59,9 @@ from unheard.training.schedule import rate_scale
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
-Batch = TypeVar("Batch", AudioBatch, LabelledBatch)
+Batch = TypeVar("Batch", AudioBatch, LabelledBatch, TextBatch)
 Trained = TypeVar("Trained", bound=nn.Module, contravariant=True)
-Taken = TypeVar("Taken", AudioBatch, LabelledBatch, contravariant=True)
+Taken = TypeVar("Taken", AudioBatch, LabelledBatch, TextBatch, contravariant=True)
 
 
 class Objective(Protocol[Trained, Taken]):
@@ -726,9 +727,10 @@ class _Window:
         audio_seconds = sum(figures.audio_seconds for figures in self.steps)
         values = {
             "learning_rate": self.steps[-1].learning_rate,
-            "audio_seconds_per_second": audio_seconds / seconds,
             "skipped_steps": float(len(self.steps) - len(good)),
         }
+        if audio_seconds:  # texts have none
+            values["audio_seconds_per_second"] = audio_seconds / seconds
         if good:
             count = max(sum(figures.count for figures in good), 1.0)
             values["loss"] = sum(figures.total for figures in good) / count
