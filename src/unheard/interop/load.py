@@ -19,6 +19,7 @@ from unheard.interop.fairseq import writer as fairseq_writer
 from unheard.interop.huggingface import hub
 from unheard.interop.huggingface import reader as huggingface_reader
 from unheard.interop.huggingface import writer as huggingface_writer
+from unheard.interop.packaged import NAMES, advising, packaged_folder, warn_of_namesake
 from unheard.interop.pickle_store import open_pickle
 from unheard.interop.reading import Reading
 from unheard.interop.sidecar import read_sidecar
@@ -51,10 +52,10 @@ def load_model(
 
     Args:
         source: a folder (ours, one of transformers, or the one that `learn` wrote to), a
-            checkpoint of fairseq, a state dict of torchaudio or fairseq2, a name on the Hugging
-            Face hub such as "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded
-            model, which is put onto the device and switched to the adapter. What a file is shows
-            in its content.
+            checkpoint of fairseq, a state dict of torchaudio or fairseq2, "unheard-mini", which
+            comes with this package, a name on the Hugging Face hub such as
+            "facebook/wav2vec2-base-960h" (or "hf:name@revision"), or a loaded model, which is put
+            onto the device and switched to the adapter. What a file is shows in its content.
         device: where the weights go.
         dtype: type of the weights; None keeps float64 and makes everything else float32.
         adapter: for models with an adapter for each language, the language: an ISO 639-3 code
@@ -81,7 +82,8 @@ def load_model(
         source.model.to(device=device, dtype=dtype)
         return source
     reading = open_model(source, adapter=adapter)
-    return storage.load(reading, device=device, dtype=dtype, mapped=mapped)
+    with advising(source):
+        return storage.load(reading, device=device, dtype=dtype, mapped=mapped)
 
 
 def open_model(source: str | os.PathLike[str], *, adapter: str | None = None) -> Reading:
@@ -94,6 +96,13 @@ def open_model(source: str | os.PathLike[str], *, adapter: str | None = None) ->
     Raises:
         UnheardError: as `load_model`.
     """
+    warn_of_namesake(source)
+    with advising(source):
+        return _open(source, adapter=adapter)
+
+
+def _open(source: str | os.PathLike[str], *, adapter: str | None) -> Reading:
+    """Open a source with the reader of its format."""
     found, provenance = _find(source, adapter=adapter)
     if found.is_file():
         return _open_file(found, adapter=adapter)
@@ -159,6 +168,8 @@ def _find(
     source: str | os.PathLike[str], *, adapter: str | None = None
 ) -> tuple[Path, dict[str, str]]:
     """Find the folder of a source, fetching it from the hub if it must be."""
+    if (packaged := packaged_folder(source)) is not None:
+        return packaged, {"source": os.fspath(source)}
     name = os.fspath(source)
     if isinstance(source, str) and name.startswith(HUB_PREFIX):
         return hub.fetch(name.removeprefix(HUB_PREFIX), adapter=adapter)
@@ -186,8 +197,8 @@ def _find(
     if isinstance(source, str) and hub.is_hub_name(name):
         return hub.fetch(name, adapter=adapter)
     raise ConfigError(
-        f"There is no model {name!r}: expected a model folder, or a name on the Hugging Face hub "
-        "such as facebook/wav2vec2-base-960h. Check the path."
+        f"There is no model {name!r}: expected a model folder, {' or '.join(NAMES)}, or a name on "
+        "the Hugging Face hub such as facebook/wav2vec2-base-960h. Check the path."
     )
 
 

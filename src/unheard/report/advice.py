@@ -119,8 +119,7 @@ def few_transcripts(facts: LearnFacts) -> Advice | None:
 def pretraining_absent(facts: LearnFacts) -> Advice | None:
     """Say that the recordings without transcripts were not used."""
     unlabelled = facts.splits.get("unlabelled")
-    started = facts.request.get("start")
-    if facts.pretraining is not None or (isinstance(started, str) and started):
+    if facts.pretraining is not None or facts.start:
         return None
     if unlabelled is None or unlabelled.seconds < 600:
         return None

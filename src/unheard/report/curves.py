@@ -15,14 +15,16 @@ SAMPLE_STEPS_SHOWN = 8
 
 def training(facts: LearnFacts) -> Html:
     """Curves of both stages, and what the model wrote as it learnt."""
-    start = facts.request.get("start")
+    start = facts.start
     parts: list[Content] = [tag("h3", "Learning to listen (pre-training)")]
     if facts.pretraining is not None:
+        if start:
+            parts.append(quiet(f"It began with the model {start} and went on from there."))
         parts.append(_health(facts.pretraining))
         parts.append(_charts(_pretraining_charts(facts.pretraining)))
         names = (advice.pretraining_loss(facts.pretraining), *PRETRAINING_NUMBERS)
         parts.append(_numbers_table(facts.pretraining, names))
-    elif isinstance(start, str) and start:
+    elif start:
         parts.append(quiet(f"None here: this run started from the model {start}."))
     else:
         parts.append(quiet("None: this run learnt from its transcripts alone."))

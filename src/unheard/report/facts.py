@@ -222,6 +222,12 @@ class LearnFacts:
         return self.folder.resolve().name or "Recogniser"
 
     @property
+    def start(self) -> str | None:
+        """The model that the run began with; None if it began with random weights."""
+        start = self.request.get("start")
+        return start if isinstance(start, str) and start not in ("", "none") else None
+
+    @property
     def labelled_seconds(self) -> float:
         """Transcribed speech that the model learnt from or was tuned on (train and valid)."""
         return sum(self.splits[n].seconds for n in ("train", "valid") if n in self.splits)

@@ -100,12 +100,12 @@ def _summary(facts: LearnFacts) -> Html:
     if facts.labelled_seconds:
         given.append(f"{duration(facts.labelled_seconds)} of transcripts")
     unlabelled = facts.splits.get("unlabelled")
-    start = facts.request.get("start")
+    if facts.start:
+        given.append(f"the pre-trained model {facts.start}")
     if facts.pretraining is not None and unlabelled is not None and unlabelled.seconds:
         given.append(f"{duration(unlabelled.seconds)} of recordings to listen to")
-    elif isinstance(start, str) and start:
-        given.append(f"the pre-trained model {start}")
-    opening = f"With {' and '.join(given)}, this recogniser" if given else "This recogniser"
+    listed = " and ".join(filter(None, (", ".join(given[:-1]), *given[-1:])))
+    opening = f"With {listed}, this recogniser" if given else "This recogniser"
     if facts.scores is None:
         return join(
             [

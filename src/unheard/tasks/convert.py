@@ -35,6 +35,7 @@ from unheard.interop.huggingface.card import CARD_FILE
 from unheard.interop.inspection import TYPE_NAMES
 from unheard.interop.inspection_table import show_bytes
 from unheard.interop.load import open_model, save_model
+from unheard.interop.packaged import packaged_folder
 from unheard.interop.reading import Reading
 from unheard.interop.stored import StoredTensor, TensorStore
 
@@ -266,7 +267,7 @@ def _check_apart(source: str | os.PathLike[str], target: Path) -> None:
     Raises:
         ConfigError: saying so.
     """
-    origin = Path(os.fspath(source))
+    origin = packaged_folder(source) or Path(os.fspath(source))
     if not origin.exists():
         return
     one, other = origin.resolve(), target.resolve()

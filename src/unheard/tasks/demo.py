@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unheard.data.synthetic import CorpusSize, synthesize_corpus
 from unheard.tasks.learn import LearnResult, learn
+from unheard.tasks.runs import NO_START
 from unheard.tasks.transcribe import transcribe
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class DemoResult:
         recorded_minutes: sound learnt from, most of it without transcripts [minutes].
         transcribed_minutes: sound with transcripts [minutes].
         test_minutes: sound in held-out voices [minutes].
+        start: the model that was begun with; "none" for one pre-trained here.
         learnt: error rates with and without pre-training, the model, the report.
         example: path of one held-out recording.
         reference: what is said there.
@@ -31,6 +33,7 @@ class DemoResult:
     recorded_minutes: float
     transcribed_minutes: float
     test_minutes: float
+    start: str
     learnt: LearnResult
     example: Path
     reference: str
@@ -39,10 +42,11 @@ class DemoResult:
 
     def table(self) -> str:
         """Lay the result out for a person."""
+        ours = "with pre-training" if self.start == NO_START else f"from {self.start}"
         rows = (
             ("", "CER (95 % interval)", "WER (95 % interval)"),
             ("from scratch", str(self.learnt.scratch_cer), str(self.learnt.scratch_wer)),
-            ("with pre-training", str(self.learnt.cer), str(self.learnt.wer)),
+            (ours, str(self.learnt.cer), str(self.learnt.wer)),
         )
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
@@ -77,6 +81,7 @@ def demo(
     *,
     out: str | os.PathLike[str] = "demo",
     max_minutes: float = 6.5,
+    start: str = NO_START,
     seed: int = 0,
     size: CorpusSize | None = None,
     quiet: bool = False,
@@ -85,12 +90,14 @@ def demo(
 
     Synthesises recordings of Swahili in fifteen synthetic voices, of which three are kept for
     the test, and learns to recognise them twice from the same few transcripts: after
-    pre-training on all recordings, and from scratch, fine-tuned for as long. Run again, it
-    goes on where it was stopped.
+    pre-training on all recordings, or from a model that can listen already, and from scratch,
+    fine-tuned for as long. Run again, it goes on where it was stopped.
 
     Args:
         out: folder for the corpus, the models and the report.
         max_minutes: time for learning, pre-training and both fine-tunings together [minutes].
+        start: a pre-trained model to fine-tune, such as "unheard-mini", by the recipe of its size;
+            "none" pre-trains a small one (recipe nano) on the recordings first.
         seed: of the sentences, the voices and the training.
         size: how much is spoken; the demonstration's own size by default.
         quiet: print nothing while it runs.
@@ -111,7 +118,8 @@ def demo(
         transcripts=corpus.transcripts,
         test=corpus.test,
         out=folder / "learnt",
-        recipe="nano",
+        start=start,
+        recipe="nano" if start == NO_START else None,
         compare_scratch=True,
         max_minutes=max_minutes,
         language="sw",
@@ -124,6 +132,7 @@ def demo(
         recorded_minutes=corpus.recorded_seconds / 60,
         transcribed_minutes=corpus.transcribed_seconds / 60,
         test_minutes=corpus.test_seconds / 60,
+        start=start,
         learnt=learnt,
         example=example,
         reference=reference,

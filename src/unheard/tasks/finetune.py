@@ -39,6 +39,7 @@ from unheard.tasks.runs import (
     choose_recipe,
     forget_decoded,
     given,
+    given_start,
     keep_settings,
     named_changes,
     read_utterances,
@@ -142,7 +143,8 @@ def finetune(
         transcripts: anything that `scan` reads, or a folder or address of shards (see `shard`),
             with transcripts.
         out: run folder; the model folder is OUT/model.
-        start: a pre-trained model (folder or Hugging Face id); random weights if left out.
+        start: a pre-trained model (folder, file or Hugging Face id, or "unheard-mini"); random
+            weights if left out, or "none": here nothing is begun with that was not asked for.
         valid: utterances to choose the best step by: anything that `scan` reads, or the part of
             the transcripts to set aside.
         recipe: settings by name; `unheard recipes` lists them. If left out,
@@ -183,6 +185,7 @@ def finetune(
     """
     changes = named_changes(set)
     augmentation = None if augment is None else read_augment(augment)
+    start = given_start(start)
     folder = Path(out)
     model_folder = folder / "model" if into is None else Path(into)
     request = {

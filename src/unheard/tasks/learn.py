@@ -21,15 +21,25 @@ from unheard.data.manifest import write_manifest
 from unheard.data.pcm import open_store
 from unheard.errors import ConfigError
 from unheard.files import locked, read_json, write_json_atomic
+from unheard.inference.hidden_features import HiddenFeatures
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.load import load_model
-from unheard.models.config import EncoderConfig
+from unheard.interop.packaged import UNHEARD_MINI
+from unheard.models.config import EncoderConfig, PretrainingConfig
 from unheard.recipes.catalogue import Objective, Recipe, get_recipe
+from unheard.recipes.continued import continued
 from unheard.report.html import write_report
 from unheard.tasks.evaluate import Evaluation, evaluate
 from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for
-from unheard.tasks.pretrain import pretrain_store
-from unheard.tasks.runs import absolute, choose_device, forget_decoded, show_decoding
+from unheard.tasks.pretrain import WIDE, hidden_teacher, pretrain_store, recipe_to_go_on
+from unheard.tasks.runs import (
+    NO_START,
+    absolute,
+    choose_device,
+    forget_decoded,
+    given_start,
+    show_decoding,
+)
 from unheard.tasks.scan import SETS, scan
 from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import PairedDifference, Rate, paired_bootstrap
@@ -109,9 +119,9 @@ def learn(
 ) -> LearnResult:
     """Make a recogniser from recordings and transcripts of some of them.
 
-    Scans, pre-trains on all recordings, fine-tunes on the transcripts, measures error rates on
-    held-out speakers, and writes a model folder and a report. Repeat the command to go on where
-    it was stopped; finished stages are not done again.
+    Scans, begins with the model unheard-mini (or pre-trains one on all recordings), fine-tunes it
+    on the transcripts, measures error rates on held-out speakers, and writes a model folder and a
+    report. Repeat the command to go on where it was stopped; finished stages are not done again.
 
     Args:
         recordings: a folder of recordings, a table or manifest, or "hf:owner/name".
@@ -123,15 +133,20 @@ def learn(
             transcripts.
         valid: what to choose the best step by: a table or folder, or a part of the transcripts.
         more_recordings: further folders or tables to listen to, in any language.
-        start: a pre-trained model to fine-tune instead of pre-training one (folder or Hugging
-            Face id).
+        start: the model to begin with: a folder or file, a Hugging Face id, "unheard-mini", which
+            comes with the package, or "none" for random weights. If left out: unheard-mini, but
+            none where another `recipe` than mini or an `objective` is named, or there is to be no
+            pre-training.
         recipe: network and settings: nano, mini, base or large; mini if left out, or what fits
             the size of `start`.
         objective: what to pre-train by; the recipe's own by default.
-        pretraining: pre-train before fine-tuning (when there is no `start`).
+        pretraining: learn to listen before learning to write: with start "none" always, from a
+            model only if `pretrain_minutes` are given.
         compare_scratch: fine-tune from random weights too, for as many updates, and compare.
         max_minutes: time for all of it [minutes]; the recipes' own times by default.
-        pretrain_minutes: time for pre-training [minutes], instead of a share of `max_minutes`.
+        pretrain_minutes: time for pre-training [minutes], instead of a share of `max_minutes`. A
+            model that is begun with goes on learning from your recordings for so long before it
+            learns to write; without this it does not.
         finetune_minutes: time for each fine-tuning [minutes], likewise.
         normalizer: what transcripts go through first: "basic-1" or "none-1".
         language: language tag of the recordings.
@@ -154,13 +169,15 @@ def learn(
     refuse_several("learn")
     augmentation = None if augment is None else read_augment(augment)
     folder = Path(out)
+    begin = _start(start, recipe=recipe, objective=objective, pretraining=pretraining)
+    listens = pretraining and (begin is None or pretrain_minutes is not None)
     request = {
         "recordings": str(recordings),
         "transcripts": _text(transcripts),
         "test": _text(test),
         "valid": _text(valid),
         "more_recordings": [str(source) for source in more_recordings],
-        "start": _text(start),
+        "start": NO_START if begin is None else os.fspath(begin),
         "recipe": recipe,
         "objective": objective,
         "pretraining": pretraining,
@@ -176,7 +193,7 @@ def learn(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "learn.lock"):
         stages = _Stages(folder, request, quiet=quiet)
-        bundle = None if start is None else load_model(start)
+        bundle = None if begin is None else load_model(begin)
         chosen = get_recipe(recipe) if recipe is not None else recipe_for(bundle)
         if objective is not None:
             chosen = replace(chosen, objective=objective)
@@ -205,10 +222,11 @@ def learn(
             max_minutes=max_minutes,
             pretrain_minutes=pretrain_minutes,
             finetune_minutes=finetune_minutes,
-            pretrains=pretraining and start is None,
+            pretrains=listens,
             finetunings=2 if compare_scratch else 1,
         )
-        if start is None and pretraining:
+        if listens:
+            listening = _listening(chosen, bundle, named=recipe is not None)
 
             def listen() -> None:
                 decoded = folder / "pretrain" / "decoded"
@@ -220,11 +238,12 @@ def learn(
                 )
                 pretrain_store(
                     store,
-                    chosen,
+                    listening,
                     run_folder=folder / "pretrain",
                     model_folder=folder / "pretrained",
-                    config=_timed(chosen, "pretraining", minutes["pretrain"], seed),
-                    start=None,
+                    config=_timed(listening, "pretraining", minutes["pretrain"], seed),
+                    start=bundle,
+                    teacher=None if bundle is None else _teacher(listening, bundle),
                     device=place,
                     quiet=quiet,
                     execution=execution,
@@ -233,6 +252,13 @@ def learn(
 
             stages.run("pretrain", listen)
             bundle = load_model(folder / "pretrained")
+        elif begin is not None and data["unlabelled"]:
+            hours = sum(one.duration_seconds for one in data["unlabelled"]) / 3600
+            stages.say(
+                f"{hours:.1f} h of recordings without transcripts are not listened to, since "
+                f"{begin} has learnt to listen. To let it go on with yours first: "
+                "--pretrain-minutes"
+            )
 
         def write_from(
             run: str, model: Path, first: ModelBundle | None, config: TrainingConfig
@@ -324,9 +350,9 @@ class _Stages:
         """Do a stage unless it is done; `again` does it in any case."""
         stage = self._data["stages"].get(name, {})
         if stage.get("state") == "done" and not again:
-            self._say(f"{name}: done before")
+            self.say(f"{name}: done before")
             return
-        self._say(f"{name} ...")
+        self.say(f"{name} ...")
         started = time.monotonic()
         spent = stage.get("seconds", 0.0) if not again else 0.0
         try:
@@ -361,9 +387,16 @@ class _Stages:
                     f"max_minutes {max_minutes:g} is over before training begins: scanning alone "
                     f"took {self.total_seconds / 60:.1f} min. Allow more."
                 )
-            pretrain_share = recipe.pretrain_share if pretrains else 0.0
-            shares["pretrain"] = left * pretrain_share
-            shares["finetune"] = left * (1 - pretrain_share) / finetunings
+            listening = left * recipe.pretrain_share if pretrains else 0.0
+            if pretrains and pretrain_minutes is not None:
+                listening = pretrain_minutes
+            if listening >= left:
+                raise ConfigError(
+                    f"pretrain_minutes {listening:g} leave nothing of max_minutes "
+                    f"{max_minutes:g} to learn writing in: expected less than {left:.1f} min."
+                )
+            shares["pretrain"] = listening
+            shares["finetune"] = (left - listening) / finetunings
         if pretrain_minutes is not None:
             shares["pretrain"] = pretrain_minutes
         if finetune_minutes is not None:
@@ -403,7 +436,7 @@ class _Stages:
         if not done or "cer" not in found or (scratch and "scratch" not in found):
             return None
         for name in stages:
-            self._say(f"{name}: done before")
+            self.say(f"{name}: done before")
         theirs = found["scratch"] if scratch else None
         return LearnResult(
             model=folder / "model",
@@ -418,6 +451,7 @@ class _Stages:
 
     def _refuse_other(self, folder: Path, request: dict[str, Any]) -> None:
         before = dict(self._data["request"])
+        before["start"] = before.get("start") or NO_START  # of an earlier version
         changed = [
             f"{name} was {before.get(name)!r}, is {value!r}"
             for name, value in request.items()
@@ -429,12 +463,53 @@ class _Stages:
                 "first command to go on with it, or choose another folder with --out."
             )
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Say how far it is, on stderr."""
         if not self._quiet:
             print(line, file=sys.stderr)
 
     def _write(self) -> None:
         write_json_atomic(self._path, self._data)
+
+
+def _start(
+    start: str | os.PathLike[str] | None,
+    *,
+    recipe: str | None,
+    objective: Objective | None,
+    pretraining: bool,
+) -> str | os.PathLike[str] | None:
+    """Choose what to begin with: what was asked for, or unheard-mini where nothing speaks against.
+
+    Returns:
+        What `load_model` takes; None for random weights.
+    """
+    if start is not None:
+        return given_start(start)
+    suits = recipe in (None, "mini") and objective is None and pretraining
+    return UNHEARD_MINI if suits else None
+
+
+def _listening(recipe: Recipe, start: ModelBundle | None, *, named: bool) -> Recipe:
+    """Choose the recipe to pre-train by: of a released network, the one for going on."""
+    if start is None or named or start.encoder_config.dim < WIDE:
+        return recipe
+    return replace(
+        recipe_to_go_on(continued(), start),
+        objective=recipe.objective,
+        finetuning=recipe.finetuning,
+    )
+
+
+def _teacher(recipe: Recipe, start: ModelBundle) -> HiddenFeatures | None:
+    """Let a model that goes on by masked units learn clusters of what it hears already.
+
+    It has learnt the clusters of cepstra, or more, before (Hsu et al. 2021, sec. III-D). A model
+    that learnt by the contrastive objective goes on with that.
+    """
+    if recipe.objective != "masked_units" or isinstance(start.config, PretrainingConfig):
+        return None
+    return hidden_teacher(start)
 
 
 def _timed(recipe: Recipe, stage: str, minutes: float | None, seed: int) -> TrainingConfig:

@@ -50,6 +50,7 @@ from unheard.tasks.runs import (
     choose_recipe,
     forget_decoded,
     given,
+    given_start,
     keep_settings,
     named_changes,
     report_skipped,
@@ -154,7 +155,8 @@ def pretrain(
         config: a file with a recipe, as `unheard recipes NAME` prints it, instead.
         set: settings to change, such as training.learning_rate=1e-4; once for each.
         objective: what to learn by; the recipe's own by default.
-        start: a pre-trained model to go on from instead of random weights.
+        start: a pre-trained model to go on from (folder, file or Hugging Face id, or
+            "unheard-mini"); random weights if left out, or "none".
         units_from: a trained model; the units to predict are clusters of what its hidden layer
             makes of the recordings, instead of cepstra: the next round of HuBERT. Its frames must
             lie as those of the network.
@@ -189,6 +191,7 @@ def pretrain(
     """
     changes = named_changes(set)
     augmentation = None if augment is None else read_augment(augment)
+    start = given_start(start)
     chosen = choose_recipe(recipe, config, otherwise=partial(_usual, start))
     folder = Path(out)
     request = {
@@ -214,7 +217,7 @@ def pretrain(
             return finished
         bundle = None if start is None else load_model(start)
         if config is None and chosen.name == CONTINUED:
-            chosen = _continued(chosen, bundle)
+            chosen = recipe_to_go_on(chosen, bundle)
         chosen = changed(
             replace(chosen, **given(objective=objective, units=units)),
             changes,
@@ -478,7 +481,16 @@ def _teacher(source: str | os.PathLike[str] | None, layer: int | None) -> Hidden
         if layer is not None:
             raise ConfigError("units_layer says which layer of units_from; that is missing.")
         return None
-    bundle = load_model(source)
+    return hidden_teacher(load_model(source), layer=layer)
+
+
+def hidden_teacher(bundle: ModelBundle, *, layer: int | None = None) -> HiddenFeatures:
+    """Give a hidden layer of a trained model, whose clusters are to be the units.
+
+    Args:
+        bundle: the model.
+        layer: which Transformer layer; None for the one at `TEACHER_DEPTH`.
+    """
     if layer is None:
         layer = round(TEACHER_DEPTH * bundle.encoder_config.layers)
     return HiddenFeatures(bundle, layer=layer)
@@ -534,7 +546,7 @@ def _usual(start: str | os.PathLike[str] | None) -> Recipe:
     return continued() if wide else mini()
 
 
-def _continued(recipe: Recipe, start: ModelBundle | None) -> Recipe:
+def recipe_to_go_on(recipe: Recipe, start: ModelBundle | None) -> Recipe:
     """Let the recipe for going on have the settings that networks of this width were trained with.
 
     Raises:

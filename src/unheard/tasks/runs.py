@@ -29,6 +29,14 @@ from unheard.tensors import derive_seed, derived_generator
 from unheard.training.distributed import ALONE, Ranks
 from unheard.training.schedule import Budget
 
+NO_START = "none"
+"""What a person writes as `start` for random weights; a folder of that name is "./none"."""
+
+
+def given_start(start: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """Return the model that a training is to begin with; None for random weights."""
+    return None if start == NO_START else start
+
 
 def choose_device(name: str) -> torch.device:
     """Turn a device's name into a device; "auto" is a graphics processor if there is one."""

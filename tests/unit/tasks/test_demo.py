@@ -21,8 +21,16 @@ def _rate(value: float) -> Rate:
     return Rate(value=value, low=value - 0.02, high=value + 0.03, counts=counts)
 
 
+@pytest.mark.parametrize(
+    ("given", "recipe", "row"),
+    [({}, "nano", "with pre-training"), ({"start": "unheard-mini"}, None, "from unheard-mini")],
+)
 def test_both_ways_are_compared_and_synthetic_voices_are_called_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, str],
+    recipe: str | None,
+    row: str,
 ) -> None:
     asked: dict[str, Any] = {}
 
@@ -46,9 +54,10 @@ def test_both_ways_are_compared_and_synthetic_voices_are_called_so(
 
     monkeypatch.setattr(demo, "learn", learn)
     monkeypatch.setattr(demo, "transcribe", transcribe)
-    result = demo.demo(out=tmp_path, max_minutes=3.0, size=SMALL, quiet=True)
+    result = demo.demo(out=tmp_path, max_minutes=3.0, size=SMALL, quiet=True, **given)
 
-    assert asked["recipe"] == "nano"
+    assert asked["recipe"] == recipe
+    assert asked["start"] == given.get("start", "none")
     assert asked["compare_scratch"] is True
     assert asked["max_minutes"] == 3.0
     assert asked["recordings"] == tmp_path / "corpus" / "recordings"
@@ -59,8 +68,8 @@ def test_both_ways_are_compared_and_synthetic_voices_are_called_so(
     for expected in (
         "synthetic voices",
         "Real speech is harder",
-        "from scratch       45.0 % (43.0 - 48.0)",
-        "with pre-training  25.0 % (23.0 - 28.0)",
+        f"{'from scratch':<{len(row)}}  45.0 % (43.0 - 48.0)",
+        f"{row}  25.0 % (23.0 - 28.0)",
         "written  mtoto anasoma",
         str(tmp_path / "report.html"),
     ):
