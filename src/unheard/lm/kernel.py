@@ -123,3 +123,48 @@ def link_suffixes(tables, suffix):
                 shorter = np.int64(tables.suffix[shorter])
                 found = find_child(tables, shorter, tables.word[child])
             suffix[child] = as_state(tables, found)
+
+
+@numba.njit(cache=True, nogil=True)
+def predict_filled(tables, log_prob):
+    """Give n-grams whose `log_prob` is not a number what backing off gives.
+
+    `tables.log_prob` must be `log_prob` itself, seen through the table.
+    """
+    for node in range(1, tables.backoff.shape[0]):
+        for child in range(tables.first_child[node], tables.first_child[node + 1]):
+            if np.isnan(log_prob[child]):
+                rest, _ = ngram_step(tables, tables.suffix[node], tables.word[child])
+                log_prob[child] = tables.backoff[node] + rest
+
+
+@numba.njit(cache=True, nogil=True)
+def find_fault(tables, words):
+    """Return the first node whose entries would lead a search astray, or -1 if all are sound.
+
+    After this, no step over the tables reads outside them or goes on for ever. Sizes of the
+    arrays must have been checked.
+
+    Args:
+        tables: of a model from a file nobody vouches for.
+        words: size of the vocabulary.
+    """
+    nodes = tables.word.shape[0]
+    inner = tables.backoff.shape[0]
+    first_child = tables.first_child
+    if first_child[0] != 1 or first_child[1] != words + 1 or first_child[inner] != nodes:
+        return np.int64(0)
+    for node in range(inner):
+        first, end = first_child[node], first_child[node + 1]
+        if first <= node or end < first or end > nodes or not np.isfinite(tables.backoff[node]):
+            return np.int64(node)
+        before = np.int64(-1)
+        for child in range(first, end):
+            word = np.int64(tables.word[child])
+            suffix = np.int64(tables.suffix[child])
+            log_prob = tables.log_prob[child]
+            sound = before < word < words and 0 <= suffix < inner and suffix < child
+            if not sound or not -np.inf < log_prob <= 0.0:
+                return np.int64(child)
+            before = word
+    return np.int64(-1)

@@ -74,46 +74,39 @@ def smooth(counted: Sequence[CountedLevel], *, prune: Sequence[int] = ()) -> Smo
             found = FALLBACK_DISCOUNTS
         discounts.append(found)
 
-    kept_before = np.zeros(1, dtype=np.int64)  # new place of each n-gram of the level before
-    shorter = np.array([1.0 / (len(counted[0].word) - 1)])  # probabilities there
-    log_probs: list[npt.NDArray[np.float64]] = []
-    kept_levels: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
-    log_backoffs: list[npt.NDArray[np.float64]] = []
-    for order, level in enumerate(counted, start=1):
-        kept = level.occurrences > thresholds[order - 1] if order > 1 else _all(level)
-        by_count = np.array([0.0, *discounts[order - 1]])
-        discount = by_count[np.minimum(level.adjusted, 3)]
-        given = np.where(kept, level.adjusted - discount, 0.0)
-        size = len(shorter) if order > 1 else 1
-        total = np.bincount(level.context, weights=level.adjusted, minlength=size)
-        # What was taken by discounts, and the whole of what is left out.
-        taken = np.where(kept, discount, level.adjusted)
-        left = np.bincount(level.context, weights=taken, minlength=size)
-        extended = total > 0
-        backoff = np.divide(left, total, out=np.ones(size), where=extended)
-        probability = given / total[level.context] + backoff[level.context] * shorter[level.suffix]
-        if order == 1:
-            probability[_START] = 1.0
-        else:
-            log_backoffs.append(np.log(backoff)[kept_mask])
-        kept_mask = kept
-        log_probs.append(np.log(probability[kept]))
-        kept_levels.append((kept_before[level.context[kept]], level.word[kept]))
-        kept_before = np.cumsum(kept) - 1
-        shorter = probability
-    log_backoffs.append(np.zeros(len(log_probs[-1])))
-    levels = tuple(
-        Level(
-            context=context,
-            word=word,
-            log_prob=np.minimum(log_prob, 0.0).astype(np.float32),
-            backoff=log_backoff.astype(np.float32),
+    kept = [level.occurrences > least for level, least in zip(counted, thresholds, strict=True)]
+    kept[0][:] = True
+    probabilities = [np.array([1.0 / (len(counted[0].word) - 1)])]  # <s> is never predicted
+    backoffs: list[npt.NDArray[np.float64]] = []  # of each context of a level
+    for level, is_kept, discount in zip(counted, kept, discounts, strict=True):
+        shorter = probabilities[-1]
+        taken = np.array([0.0, *discount])[np.minimum(level.adjusted, 3)]
+        given = np.where(is_kept, level.adjusted - taken, 0.0)
+        total = np.bincount(level.context, weights=level.adjusted, minlength=len(shorter))
+        left = np.bincount(level.context, weights=level.adjusted - given, minlength=len(shorter))
+        backoff = np.divide(left, total, out=np.ones(len(shorter)), where=total > 0)
+        probabilities.append(
+            given / total[level.context] + backoff[level.context] * shorter[level.suffix]
         )
-        for (context, word), log_prob, log_backoff in zip(
-            kept_levels, log_probs, log_backoffs, strict=True
+        backoffs.append(backoff)
+    probabilities[1][_START] = 1.0
+    backoffs.append(np.ones(len(probabilities[-1])))
+
+    levels = []
+    place = np.zeros(1, dtype=np.int64)  # among what is kept of the level before
+    for level, is_kept, probability, backoff in zip(
+        counted, kept, probabilities[1:], backoffs[1:], strict=True
+    ):
+        levels.append(
+            Level(
+                context=place[level.context[is_kept]],
+                word=level.word[is_kept],
+                log_prob=_log(np.minimum(probability[is_kept], 1.0)),
+                backoff=_log(backoff[is_kept]),
+            )
         )
-    )
-    return Smoothed(levels=levels, discounts=tuple(discounts), fallbacks=fallbacks)
+        place = np.cumsum(is_kept) - 1
+    return Smoothed(levels=tuple(levels), discounts=tuple(discounts), fallbacks=fallbacks)
 
 
 def estimate_discounts(adjusted: npt.NDArray[np.int64]) -> Discounts | str:
@@ -126,7 +119,7 @@ def estimate_discounts(adjusted: npt.NDArray[np.int64]) -> Discounts | str:
     if missing:
         return f"no n-gram has an adjusted count of {' or '.join(missing)}"
     share = times[1] / (times[1] + 2 * times[2])
-    found = Discounts(*(k - (k + 1) * share * times[k + 1] / times[k] for k in (1, 2, 3)))
+    found = Discounts(*(float(k - (k + 1) * share * times[k + 1] / times[k]) for k in (1, 2, 3)))
     for k, discount in enumerate(found, start=1):
         # lmplz lets a discount of zero pass, which makes unseen words impossible.
         if not 0 < discount <= k:
@@ -150,5 +143,5 @@ def check_prune(prune: Sequence[int], *, order: int) -> tuple[int, ...]:
     return given + (given[-1],) * (order - len(given))
 
 
-def _all(level: CountedLevel) -> npt.NDArray[np.bool_]:
-    return np.ones(len(level.word), dtype=np.bool_)
+def _log(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return np.log(values).astype(np.float32)

@@ -26,7 +26,8 @@ WORD_START = "▁"
 UNKNOWN_ID, START_ID, END_ID = range(len(MARKERS))
 """Numbers of `MARKERS`: a character never seen, the beginning and the end of a text."""
 
-MOST_PIECES = 1_000_000
+MOST_PIECES = 100_000
+"""More than any published model has; a file of settings has room for as many."""
 _KEPT_WORDS = 100_000
 
 
@@ -94,13 +95,15 @@ class Pieces:
             least: times that a pair must have been seen to be merged.
 
         Raises:
-            ConfigError: if no text has a word.
+            ConfigError: if no text has a word, or `size` is beyond what any model has.
         """
         words = Counter(itertools.chain.from_iterable(map(words_of, texts)))
         if not words:
             raise ConfigError("There is nothing to learn word pieces from: no text has a word.")
         characters = sorted({*itertools.chain.from_iterable(words), WORD_START})
         pieces = cls(characters)
+        if size > MOST_PIECES:
+            raise ConfigError(f"There can be {MOST_PIECES} word pieces at most, got {size}.")
         if size <= len(pieces):
             return pieces
         return cls(characters, _learn_merges(words, pieces._numbers, size=size, least=least))
@@ -161,7 +164,9 @@ class Pieces:
                 for symbol in self.symbols[len(MARKERS) :]
                 if len(symbol) == 1 and symbol != WORD_START
             ],
-            "merges": [[self.symbols[left], self.symbols[right]] for left, right in self.merges],
+            "merges": [
+                f"{self.symbols[left]} {self.symbols[right]}" for left, right in self.merges
+            ],
         }
 
     @classmethod
@@ -172,14 +177,22 @@ class Pieces:
             FormatError: if it is not what `to_dict` gives.
         """
         characters, merges = data.get("characters"), data.get("merges")
-        if set(data) != {"characters", "merges"} or not _is_texts(characters):
+        if set(data) != {"characters", "merges"} or not (
+            _is_texts(characters) and _is_texts(merges)
+        ):
             raise FormatError(
-                "Stored word pieces are not what they should be: expected characters and merges, "
-                f"found {sorted(map(str, data))}."
+                "Stored word pieces are not what they should be: expected lists of texts, "
+                f"characters and merges, found {sorted(map(str, data))}."
             )
-        if not isinstance(merges, list) or not all(_is_texts(m) and len(m) == 2 for m in merges):
-            raise FormatError("Stored merges of word pieces are not pairs of texts.")
-        return cls(characters, [(left, right) for left, right in merges])
+        pairs = [merge.split(" ") for merge in merges]
+        odd = next(
+            (merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2), None
+        )
+        if odd is not None:
+            raise FormatError(
+                f"A stored merge of word pieces is not two, with a space between: found {odd!r}."
+            )
+        return cls(characters, [(left, right) for left, right in pairs])
 
     def _split(self, word: str) -> list[int]:
         """Merge the earliest learnt pair, everywhere, until none is left."""

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from unheard.errors import ConfigError
 from unheard.lm.pieces import WORD_START, Pieces
 from unheard.lm.vocabulary import MARKERS
 
 Units = Literal["word", "character", "piece"]
+UNITS: tuple[Units, ...] = get_args(Units)
 
 CHARACTER_BOUNDARY = "|"
 """Stands between two words in a model of characters, as in the vocabularies of wav2vec models."""
