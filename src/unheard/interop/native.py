@@ -10,6 +10,7 @@ keep reading version 1.
 """
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def open_model(folder: str | Path, *, adapter: str | None = None) -> Reading:
         ConfigError: if a setting in it is not valid, or the adapter asked for is another.
     """
     source = Path(folder)
-    hashes = _read_hashes(source)
+    hashes = read_hashes(source)
     config_file = source / CONFIG_FILE
     check_hash(
         config_file,
@@ -162,7 +163,7 @@ def is_model_folder(folder: Path) -> bool:
 
 def fingerprint(folder: Path) -> str:
     """Return a hash that tells models apart, from the stored hashes; no weights are read."""
-    data = _read_hashes(folder)
+    data = read_hashes(folder)
     text = "\n".join(f"{name} {data[name]}" for name in sorted(data))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -227,8 +228,14 @@ def _check_labels(config: NetworkConfig, labels: tuple[str, ...], *, source: Pat
         )
 
 
-def _read_hashes(folder: Path) -> dict[str, Any]:
-    """Read the list of hashes: file name -> SHA-256."""
+def read_hashes(
+    folder: Path, *, needed: Collection[str] = (CONFIG_FILE, WEIGHTS_FILE)
+) -> dict[str, Any]:
+    """Read the list of hashes: file name -> SHA-256.
+
+    Raises:
+        CheckpointError: if it is missing, or does not name all files, or one of them is missing.
+    """
     path = folder / HASHES_FILE
     if not path.is_file():
         raise CheckpointError(
@@ -237,9 +244,9 @@ def _read_hashes(folder: Path) -> dict[str, Any]:
             missing=[HASHES_FILE],
         )
     data = storage.read_json_object(path)
-    if not {CONFIG_FILE, WEIGHTS_FILE} <= set(data):
+    if not set(needed) <= set(data):
         raise CheckpointError(
-            f"{path} does not name all files: expected {CONFIG_FILE} and {WEIGHTS_FILE}, found "
+            f"{path} does not name all files: expected {' and '.join(needed)}, found "
             f"{sorted(data)}. Copy the folder again."
         )
     for name in data:

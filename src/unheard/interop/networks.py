@@ -31,7 +31,7 @@ def build(config: NetworkConfig, *, source: object) -> Network:
         ConfigError: if a size is beyond what any model has, before time or memory goes into it.
     """
     _check_sizes(config, source=source)
-    with torch.device("meta"), _NoDraws():
+    with torch.device("meta"), NoDraws():
         return cast("Network", NETWORKS[type(config)](config))
 
 
@@ -78,7 +78,7 @@ _DRAWS = frozenset(
 )
 
 
-class _NoDraws(TorchFunctionMode):
+class NoDraws(TorchFunctionMode):
     """Leaves random initialisation out.
 
     Without memory it does nothing but import a second of code: torch computes what it means for a
