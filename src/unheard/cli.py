@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     verb = VERBS.get(words[0])
     if verb is None:
-        _complain(_unknown_verb(words[0]))
+        _complain(_unknown_verb(words[0], VERBS, "unheard"))
         return EXIT_USAGE
     _configure_logging()
     try:
@@ -145,6 +145,28 @@ def _transcribe(words: list[str]) -> int:
     return _call("transcribe", transcribe_files, words)
 
 
+def _lm(words: list[str]) -> int:
+    return _choose("lm", LM_VERBS, words)
+
+
+def _lm_train(words: list[str]) -> int:
+    from unheard.tasks.lm import train
+
+    return _call("lm train", train, words)
+
+
+def _lm_perplexity(words: list[str]) -> int:
+    from unheard.tasks.lm import perplexity
+
+    return _call("lm perplexity", perplexity, words)
+
+
+def _tune(words: list[str]) -> int:
+    from unheard.tasks.tune import tune
+
+    return _call("tune", tune, words)
+
+
 def _inspect(words: list[str]) -> int:
     from unheard.tasks.inspect import inspect
 
@@ -192,10 +214,14 @@ VERBS = {
     "evaluate": Verb(
         summary="measure word and character error rates, with intervals", run=_evaluate
     ),
+    "lm": Verb(summary="language models: train one from text, measure one on text", run=_lm),
     "transcribe": Verb(
         summary="write what is said in recordings: txt, jsonl, srt or vtt",
         run=_transcribe,
         resumes=True,
+    ),
+    "tune": Verb(
+        summary="find the weights of a search with a language model", run=_tune, resumes=True
     ),
     "inspect": Verb(
         summary="say what a stored model is, without reading its weights", run=_inspect
@@ -210,6 +236,31 @@ VERBS = {
     ),
     "doctor": Verb(summary="show what this machine and installation can do", run=_doctor),
 }
+
+LM_VERBS = {
+    "train": Verb(summary="text in, an n-gram language model out", run=_lm_train),
+    "perplexity": Verb(summary="measure a language model on text", run=_lm_perplexity),
+}
+
+
+def _choose(name: str, verbs: dict[str, Verb], words: list[str]) -> int:
+    """Run one of the verbs that a verb consists of."""
+    width = max(map(len, verbs))
+    listed = "\n".join(f"  {word:<{width}}  {verb.summary}" for word, verb in verbs.items())
+    page = (
+        f"usage: unheard {name} VERB ...\n\n{listed}\n\n"
+        f"options, --json among them:  unheard {name} VERB --help"
+    )
+    if words and words[0] in ("-h", "--help", "help"):
+        print(page)
+        return EXIT_DONE
+    if not words:
+        print(page, file=sys.stderr)
+        return EXIT_USAGE
+    if words[0] not in verbs:
+        _complain(_unknown_verb(words[0], verbs, f"unheard {name}"))
+        return EXIT_USAGE
+    return verbs[words[0]].run(words[1:])
 
 
 def _call(name: str, function: Callable[..., Any], words: list[str]) -> int:
@@ -265,13 +316,13 @@ and then:           unheard transcribe mine/model interviews/ --out texts/
 """
 
 
-def _unknown_verb(word: str) -> str:
+def _unknown_verb(word: str, verbs: dict[str, Verb], program: str) -> str:
     """Say that there is no such verb, and which one may be meant."""
     import difflib
 
-    near = difflib.get_close_matches(word.replace("_", "-"), VERBS, n=1)
-    hint = f'Did you mean "{near[0]}"?' if near else f"There are: {', '.join(VERBS)}."
-    return f'Unknown verb "{word}". {hint} For all verbs, run: unheard --help'
+    near = difflib.get_close_matches(word.replace("_", "-"), verbs, n=1)
+    hint = f'Did you mean "{near[0]}"?' if near else f"There are: {', '.join(verbs)}."
+    return f'Unknown verb "{word}". {hint} For all verbs, run: {program} --help'
 
 
 def _say_stopped(verb: Verb, words: list[str]) -> None:

@@ -78,16 +78,15 @@ def smooth(counted: Sequence[CountedLevel], *, prune: Sequence[int] = ()) -> Smo
     kept[0][:] = True
     probabilities = [np.array([1.0 / (len(counted[0].word) - 1)])]  # <s> is never predicted
     backoffs: list[npt.NDArray[np.float64]] = []  # of each context of a level
-    for level, is_kept, discount in zip(counted, kept, discounts, strict=True):
+    for order, (level, is_kept) in enumerate(zip(counted, kept, strict=True), start=1):
         shorter = probabilities[-1]
-        taken = np.array([0.0, *discount])[np.minimum(level.adjusted, 3)]
-        given = np.where(is_kept, level.adjusted - taken, 0.0)
-        total = np.bincount(level.context, weights=level.adjusted, minlength=len(shorter))
-        left = np.bincount(level.context, weights=level.adjusted - given, minlength=len(shorter))
-        backoff = np.divide(left, total, out=np.ones(len(shorter)), where=total > 0)
-        probabilities.append(
-            given / total[level.context] + backoff[level.context] * shorter[level.suffix]
-        )
+        own, backoff = _share(level, is_kept, discounts[order - 1], contexts=len(shorter))
+        if not backoff.all():
+            # A discount of zero, which lmplz lets pass: unseen words would be impossible here.
+            fallbacks[order] = "some words leave nothing for words not seen after them"
+            discounts[order - 1] = FALLBACK_DISCOUNTS
+            own, backoff = _share(level, is_kept, discounts[order - 1], contexts=len(shorter))
+        probabilities.append(own + backoff[level.context] * shorter[level.suffix])
         backoffs.append(backoff)
     probabilities[1][_START] = 1.0
     backoffs.append(np.ones(len(probabilities[-1])))
@@ -121,10 +120,26 @@ def estimate_discounts(adjusted: npt.NDArray[np.int64]) -> Discounts | str:
     share = times[1] / (times[1] + 2 * times[2])
     found = Discounts(*(float(k - (k + 1) * share * times[k + 1] / times[k]) for k in (1, 2, 3)))
     for k, discount in enumerate(found, start=1):
-        # lmplz lets a discount of zero pass, which makes unseen words impossible.
-        if not 0 < discount <= k:
+        if not 0 <= discount <= k:
             return f"the discount of a count of {k} would be {discount:.3g}"
     return found
+
+
+def _share(
+    level: CountedLevel, kept: npt.NDArray[np.bool_], discounts: Discounts, *, contexts: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Divide the mass of each context among its words and the words that never follow it.
+
+    Returns:
+        Probability of each n-gram before interpolation, zero if it is not kept, and for each
+        context what is left for shorter n-grams, one where no word follows.
+    """
+    taken = np.array([0.0, *discounts])[np.minimum(level.adjusted, 3)]
+    given = np.where(kept, level.adjusted - taken, 0.0)
+    total = np.bincount(level.context, weights=level.adjusted, minlength=contexts)
+    left = np.bincount(level.context, weights=level.adjusted - given, minlength=contexts)
+    backoff = np.divide(left, total, out=np.ones(contexts), where=total > 0)
+    return given / total[level.context], backoff
 
 
 def check_prune(prune: Sequence[int], *, order: int) -> tuple[int, ...]:
