@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unheard.data.manifest import Utterance
     from unheard.decoding.emissions import Emissions
     from unheard.errors import (
+        AlignmentError,
         AlphabetError,
         AudioError,
         CheckpointError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from unheard.interop.inspection import Inspection
     from unheard.interop.load import load_model, save_model
     from unheard.lm.ngram import NgramModel
+    from unheard.tasks.align import Alignment, align
     from unheard.tasks.convert import convert
     from unheard.tasks.emissions import emissions
     from unheard.tasks.evaluate import evaluate
@@ -61,6 +63,7 @@ __all__ = [
     "finetune",
     "evaluate",
     "transcribe",
+    "align",
     "emissions",
     # models
     "load_model",
@@ -81,9 +84,11 @@ __all__ = [
     "Alphabet",
     "Emissions",
     "Transcript",
+    "Alignment",
     "Word",
     # what can go wrong
     "UnheardError",
+    "AlignmentError",
     "AlphabetError",
     "AudioError",
     "CheckpointError",
@@ -106,6 +111,7 @@ _MODULES = {
     "finetune": "unheard.tasks.finetune",
     "evaluate": "unheard.tasks.evaluate",
     "transcribe": "unheard.tasks.transcribe",
+    "align": "unheard.tasks.align",
     "emissions": "unheard.tasks.emissions",
     "load_model": "unheard.interop.load",
     "save_model": "unheard.interop.load",
@@ -124,8 +130,10 @@ _MODULES = {
     "Alphabet": "unheard.text.alphabet",
     "Emissions": "unheard.decoding.emissions",
     "Transcript": "unheard.tasks.transcribe",
+    "Alignment": "unheard.tasks.align",
     "Word": "unheard.tasks.transcribe",
     "UnheardError": "unheard.errors",
+    "AlignmentError": "unheard.errors",
     "AlphabetError": "unheard.errors",
     "AudioError": "unheard.errors",
     "CheckpointError": "unheard.errors",

@@ -167,6 +167,12 @@ def _tune(words: list[str]) -> int:
     return _call("tune", tune, words)
 
 
+def _align(words: list[str]) -> int:
+    from unheard.tasks.align import align_file
+
+    return _call("align", align_file, words)
+
+
 def _inspect(words: list[str]) -> int:
     from unheard.tasks.inspect import inspect
 
@@ -222,6 +228,9 @@ VERBS = {
     ),
     "tune": Verb(
         summary="find the weights of a search with a language model", run=_tune, resumes=True
+    ),
+    "align": Verb(
+        summary="find when each word of a text is spoken, or cut out utterances", run=_align
     ),
     "inspect": Verb(
         summary="say what a stored model is, without reading its weights", run=_inspect

@@ -6,6 +6,7 @@
     ├── AudioError            a recording cannot be read; `reason` is a short code
     ├── ManifestError         a line of a manifest or transcript table is wrong
     ├── AlphabetError         a text does not fit an alphabet, or an alphabet is malformed
+    ├── AlignmentError        a text cannot be laid over a recording
     ├── ShapeError            a tensor has another shape than its contract says
     ├── FormatError           a file is not of the format it should be
     ├── CheckpointError       stored weights do not fit the model they are for
@@ -72,6 +73,10 @@ class ManifestError(UnheardError):
 
 class AlphabetError(UnheardError):
     """A text does not fit an alphabet, or an alphabet is malformed."""
+
+
+class AlignmentError(UnheardError):
+    """A text cannot be laid over a recording."""
 
 
 class ShapeError(UnheardError):
