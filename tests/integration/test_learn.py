@@ -332,6 +332,28 @@ def test_a_second_round_learns_clusters_of_a_hidden_layer(job: Job, tmp_path: Pa
         )
 
 
+def test_a_start_goes_on_listening_before_it_writes(job: Job, tmp_path: Path) -> None:
+    first = pretrain(job.corpus.recordings, out=tmp_path / "first", recipe="brief", quiet=True)
+    learn(
+        job.corpus.recordings,
+        transcripts=job.corpus.transcripts,
+        test=job.corpus.test,
+        out=tmp_path / "out",
+        start=first.model,
+        recipe="brief",
+        pretrain_minutes=0.01,
+        finetune_minutes=0.01,
+        quiet=True,
+    )
+    began = unheard.load_model(first.model)
+    listened = unheard.load_model(tmp_path / "out" / "pretrained")
+    writes = unheard.load_model(tmp_path / "out" / "model")
+    assert listened.provenance["parent"] == listened.provenance["units_from"] == began.provenance
+    assert writes.provenance["parent"] == listened.provenance
+    assert isinstance(listened.config, MaskedUnitConfig)
+    assert "It began with the model" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_pretraining_says_what_it_could_not_use(job: Job, tmp_path: Path) -> None:
     """Regression: recordings outside their folder were left out without a word."""
     table = tmp_path / "data" / "table.jsonl"
