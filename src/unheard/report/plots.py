@@ -14,7 +14,7 @@ from unheard.report.markup import Html, join, tag
 from unheard.report.numbers import significant, trimmed
 
 WIDTH, HEIGHT = 380, 222
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 10, 38
 _BUCKETS = 140
 
 Points = Sequence[tuple[float, float]]
