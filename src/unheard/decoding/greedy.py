@@ -3,65 +3,145 @@
 Source: Graves et al. 2006, sec. 3.2 "best path decoding".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from unheard.decoding.emissions import Emissions, FrameTiming
 from unheard.decoding.hypothesis import Hypothesis
-from unheard.decoding.runs import Runs, probability, read_runs
+from unheard.decoding.runs import Runs, boundary_ids, probability, read_runs, text_of
+from unheard.decoding.search import Partial
+from unheard.errors import ConfigError, ShapeError
 from unheard.text.alphabet import Alphabet
 
 
+class GreedyDecoder:
+    """Reads the most probable path: a decoder with no search and no settings.
+
+    A word runs from its first to its last frame that is not blank, half a stride to either side,
+    clipped to the recording.
+    """
+
+    def __init__(self, alphabet: Alphabet) -> None:
+        """Read with an alphabet.
+
+        Args:
+            alphabet: symbols of the model. Without a word boundary in it, every symbol (with the
+                combining marks that follow) is a word of its own, as in scripts that write no
+                spaces.
+        """
+        self.alphabet = alphabet
+
+    def decode(self, emissions: Emissions) -> list[Hypothesis]:
+        """Return the one reading: text, words with times and confidence, and the path's score."""
+        stream = self.stream(FrameTiming.of(emissions))
+        stream.feed(emissions.log_probs)
+        return stream.finish(num_samples=emissions.num_samples)
+
+    def decode_many(
+        self,
+        emissions: Sequence[Emissions],
+        *,
+        threads: int | None = None,  # noqa: ARG002 - too little work to share
+    ) -> list[list[Hypothesis]]:
+        """Read many recordings."""
+        return [self.decode(one) for one in emissions]
+
+    def stream(self, timing: FrameTiming) -> "GreedyStream":
+        """Begin a reading whose frames come piece by piece."""
+        return GreedyStream(self.alphabet, timing)
+
+
 @dataclass(frozen=True, kw_only=True)
-class BestPath:
-    """Emissions reduced to their winner: 8 bytes a frame, whatever the vocabulary.
+class _BestFrames:
+    """The winner of each frame: 8 bytes a frame, whatever the vocabulary.
 
     Attributes:
         token_ids: (frames,) int32, the most probable symbol of each frame.
         log_probs: (frames,) float32, its natural log-probability.
-        frame_stride_samples: samples from one frame to the next.
-        frame_offset_samples: samples from the start to the centre of the first frame.
-        num_samples: length of the recording.
-        sample_rate: [Hz].
     """
 
     token_ids: NDArray[np.int32]
     log_probs: NDArray[np.float32]
-    frame_stride_samples: int
-    frame_offset_samples: int
-    num_samples: int
-    sample_rate: int
 
 
-def decode(emissions: Emissions, alphabet: Alphabet) -> Hypothesis:
-    """Read the most probable path.
+class GreedyStream:
+    """A best path under way; keeps 8 bytes a frame."""
 
-    A word runs from its first to its last frame that is not blank, half a stride to either side,
-    clipped to the recording.
+    def __init__(self, alphabet: Alphabet, timing: FrameTiming) -> None:
+        self._alphabet = alphabet
+        self._timing = timing
+        self._pieces: list[_BestFrames] = []
+        self._finished = False
 
-    Args:
-        emissions: log-probabilities (frames, vocab), vocab in the alphabet's order.
-        alphabet: symbols of the model. Without a word boundary in it, every symbol (with the
-            combining marks that follow) is a word of its own, as in scripts that write no spaces.
+    def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
+        """Take further frames (frames, vocab), natural log-probabilities; any number, even 0.
 
-    Returns:
-        Text, words with times and confidence, and the path's score.
-    """
-    token_ids, log_probs = best_frames(emissions.log_probs)
-    return decode_path(
-        BestPath(
-            token_ids=token_ids,
-            log_probs=log_probs,
-            frame_stride_samples=emissions.frame_stride_samples,
-            frame_offset_samples=emissions.frame_offset_samples,
-            num_samples=emissions.num_samples,
-            sample_rate=emissions.sample_rate,
-        ),
-        alphabet,
-    )
+        Raises:
+            ShapeError: if the vocabulary has another size than the alphabet.
+            ConfigError: if the stream is finished.
+        """
+        if self._finished:
+            raise ConfigError("This stream is finished: begin another one.")
+        frames = log_probs if isinstance(log_probs, Tensor) else torch.from_numpy(log_probs)
+        if frames.ndim != 2 or frames.shape[1] != len(self._alphabet):
+            raise ShapeError(
+                f"log_probs must be (frames, vocab) of the alphabet: expected (any, "
+                f"{len(self._alphabet)}), got {tuple(frames.shape)}."
+            )
+        token_ids, scores = best_frames(frames)
+        self._pieces.append(_BestFrames(token_ids=token_ids, log_probs=scores))
+
+    def partial(self) -> Partial:
+        """Return the reading so far; all its words but the last are final."""
+        ids = self._alphabet.collapse(self._join().token_ids.tolist())
+        boundaries = boundary_ids(self._alphabet)
+        stops = [place for place, token_id in enumerate(ids) if token_id in boundaries]
+        whole = ids[: stops[-1]] if stops else []
+        return Partial(
+            text=text_of(ids, self._alphabet), stable_text=text_of(whole, self._alphabet)
+        )
+
+    def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:
+        """End the stream and return its one reading.
+
+        Args:
+            num_samples: length of the recording, to which word times are clipped.
+        """
+        self._finished = True
+        path = self._join()
+        runs = _runs(path, blank_id=self._alphabet.blank_id)
+        reading = read_runs(runs, self._alphabet, self._timing, num_samples=num_samples)
+        confidence = reading.confidence
+        if confidence is None:
+            confidence = probability(float(path.log_probs.sum()), path.log_probs.shape[0])
+        return [
+            Hypothesis(
+                text=reading.text,
+                words=reading.words,
+                confidence=confidence,
+                score=float(path.log_probs.sum(dtype=np.float64)),
+            )
+        ]
+
+    def _join(self) -> _BestFrames:
+        """Put the pieces together."""
+        if len(self._pieces) != 1:
+            self._pieces = [
+                _BestFrames(
+                    token_ids=np.concatenate(
+                        [np.zeros(0, np.int32), *(piece.token_ids for piece in self._pieces)]
+                    ),
+                    log_probs=np.concatenate(
+                        [np.zeros(0, np.float32), *(piece.log_probs for piece in self._pieces)]
+                    ),
+                )
+            ]
+        return self._pieces[0]
 
 
 def best_frames(log_probs: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -75,23 +155,7 @@ def best_frames(log_probs: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float3
     )
 
 
-def decode_path(path: BestPath, alphabet: Alphabet) -> Hypothesis:
-    """Turn the winners of all frames into text and timed words; see `decode`."""
-    timing = FrameTiming(
-        frame_stride_samples=path.frame_stride_samples,
-        frame_offset_samples=path.frame_offset_samples,
-        sample_rate=path.sample_rate,
-    )
-    runs = _runs(path, blank_id=alphabet.blank_id)
-    reading = read_runs(runs, alphabet, timing, num_samples=path.num_samples)
-    score = float(path.log_probs.sum(dtype=np.float64))
-    confidence = reading.confidence
-    if confidence is None:
-        confidence = probability(float(path.log_probs.sum()), path.log_probs.shape[0])
-    return Hypothesis(text=reading.text, words=reading.words, confidence=confidence, score=score)
-
-
-def _runs(path: BestPath, *, blank_id: int) -> Runs:
+def _runs(path: _BestFrames, *, blank_id: int) -> Runs:
     """Find the runs of equal symbols."""
     ids = path.token_ids
     if ids.shape[0] == 0:

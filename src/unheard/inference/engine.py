@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unheard.audio import signal
 from unheard.audio.signal import Waveform
-from unheard.decoding.emissions import Emissions
+from unheard.decoding.emissions import Emissions, FrameTiming
 from unheard.errors import ConfigError
 from unheard.interop.bundle import ModelBundle
 from unheard.models.ctc import CtcModel
@@ -99,9 +99,13 @@ class Engine:
         return self.spec.padding == "zeros"
 
     @property
-    def frame_offset_samples(self) -> int:
-        """Samples from the start of a recording to the centre of its first frame."""
-        return self.encoder_config.receptive_field_samples // 2
+    def timing(self) -> FrameTiming:
+        """Where the frames of this model lie in time."""
+        return FrameTiming(
+            frame_stride_samples=self.encoder_config.stride_samples,
+            frame_offset_samples=self.encoder_config.receptive_field_samples // 2,
+            sample_rate=self.spec.sample_rate,
+        )
 
     def prepare(self, waveform: Waveform) -> NDArray[np.float32]:
         """Resample to the model's rate; (samples,) float32, not yet normalised."""
@@ -167,7 +171,7 @@ class Engine:
         return Emissions(
             log_probs=log_probs,
             frame_stride_samples=self.encoder_config.stride_samples,
-            frame_offset_samples=self.frame_offset_samples,
+            frame_offset_samples=self.timing.frame_offset_samples,
             num_samples=num_samples,
             sample_rate=self.spec.sample_rate,
             warnings=with_too_short(warnings, frames=log_probs.shape[0]),

@@ -5,6 +5,7 @@ Every verb that listens to recordings goes through `hear`; there is no second wa
 
 import logging
 import os
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from unheard.audio import io
 from unheard.audio.io import AudioSource
 from unheard.audio.signal import Waveform
-from unheard.decoding.greedy import BestPath, best_frames
+from unheard.decoding.emissions import Emissions
+from unheard.decoding.hypothesis import Hypothesis
+from unheard.decoding.search import Decoder, SearchStream
 from unheard.errors import AudioError
 from unheard.inference.engine import Engine, plan_batches, with_too_short
 from unheard.inference.windows import (
@@ -61,15 +64,25 @@ class Heard:
 
     Attributes:
         index: place of the source among those given.
-        path: the winner of each frame; None when the recording could not be read.
+        readings: what was said, the best first; empty when the recording could not be read.
+        duration_seconds: length of the recording, as decoded [seconds].
         error: why it could not; None when it could.
         warnings: what was odd about it (see `Waveform.warnings`).
     """
 
     index: int
-    path: BestPath | None
+    readings: tuple[Hypothesis, ...]
+    duration_seconds: float
     error: AudioError | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """From emissions to readings, in threads beside the model's."""
+
+    decoder: Decoder
+    threads: ThreadPoolExecutor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,7 @@ class LongRecording:
 def hear(
     engine: Engine,
     sources: Iterable[Source],
+    decoder: Decoder,
     *,
     workers: int | None = None,
     pool: int = POOL_RECORDINGS,
@@ -89,19 +103,21 @@ def hear(
     window_seconds: float = WINDOW_SECONDS,
     context_seconds: float = CONTEXT_SECONDS,
 ) -> Generator[Heard]:
-    """Run a model over recordings.
+    """Run a model over recordings, and a search over what it says.
 
-    Sources are taken a pool at a time. The next pool is decoded in threads while the model runs;
-    within a pool, batches are made of like lengths. Where padding changes results (padding
-    "zeros"), every recording runs alone, so that its result depends on nothing else.
+    Sources are taken a pool at a time. The next pool is decoded in threads while the model runs,
+    and what it said last is searched in others; within a pool, batches are made of like lengths.
+    Where padding changes results (padding "zeros"), every recording runs alone, so that its result
+    depends on nothing else.
 
-    Memory: two pools of at most `whole_seconds` each, and for longer recordings two windows and
-    8 bytes a frame (1.5 MB an hour).
+    Memory: two pools of at most `whole_seconds` each with the emissions of one, and for longer
+    recordings two windows and what the search keeps (greedily 8 bytes a frame, 1.5 MB an hour).
 
     Args:
         engine: the model.
         sources: what to hear; consumed lazily.
-        workers: threads that decode; None chooses by the machine.
+        decoder: from emissions to text.
+        workers: threads that decode, and as many that search; None chooses by the machine.
         pool: recordings sorted together.
         whole_seconds: longest recording that runs in one piece.
         window_seconds: length of the windows of longer ones.
@@ -120,6 +136,8 @@ def hear(
         workers = min(os.cpu_count() or 1, 8)
     numbered = enumerate(sources)
     readers = ThreadPoolExecutor(max_workers=max(workers, 1), thread_name_prefix="decode")
+    searchers = ThreadPoolExecutor(max_workers=max(workers, 1), thread_name_prefix="search")
+    search = _Search(decoder=decoder, threads=searchers)
 
     def submit() -> dict[int, Future[Waveform | LongRecording]]:
         return {
@@ -131,8 +149,9 @@ def hear(
         ahead = submit()
         while ahead:
             current, ahead = ahead, submit()
-            yield from _hear_pool(engine, current, plan, whole_seconds)
+            yield from _hear_pool(engine, current, plan, whole_seconds, search)
     finally:
+        searchers.shutdown(wait=True, cancel_futures=True)
         readers.shutdown(wait=True, cancel_futures=True)
 
 
@@ -159,6 +178,7 @@ def _hear_pool(
     pool: dict[int, "Future[Waveform | LongRecording]"],
     plan: WindowPlan,
     whole_seconds: float,
+    search: "_Search",
 ) -> Iterator[Heard]:
     """Run one pool of recordings that are being decoded."""
     short: list[tuple[int, Waveform]] = []
@@ -173,35 +193,58 @@ def _hear_pool(
             long.append((index, found))
         else:
             short.append((index, found))
-    yield from _hear_short(engine, short)
+    yield from _hear_short(engine, short, search)
     for index, recording in long:
-        yield _hear_long(engine, index, recording, plan)
+        yield _hear_long(engine, index, recording, plan, search)
 
 
-def _hear_short(engine: Engine, recordings: Sequence[tuple[int, Waveform]]) -> Iterator[Heard]:
-    """Run recordings of utterance length in batches."""
+def _hear_short(
+    engine: Engine, recordings: Sequence[tuple[int, Waveform]], search: "_Search"
+) -> Iterator[Heard]:
+    """Run recordings of utterance length in batches; the search follows in its threads."""
     lengths = [waveform.samples.shape[0] for _, waveform in recordings]
     if engine.batch_changes_results:
         batches = [[place] for place in range(len(recordings))]
     else:
         batches = plan_batches(lengths, budget_samples=engine.batch_samples)
+    searched: deque[Future[Heard]] = deque()
     for batch in batches:
         outputs = engine.log_probs([recordings[place][1].samples for place in batch])
         for place, log_probs in zip(batch, outputs, strict=True):
             index, waveform = recordings[place]
-            token_ids, scores = best_frames(log_probs)
-            yield _heard(engine, index, token_ids, scores, lengths[place], waveform.warnings)
+            emissions = engine.emissions(
+                log_probs, num_samples=lengths[place], warnings=waveform.warnings
+            )
+            searched.append(search.threads.submit(_read, search.decoder, index, emissions))
+        while searched and searched[0].done():
+            yield searched.popleft().result()
+    while searched:
+        yield searched.popleft().result()
+
+
+def _read(decoder: Decoder, index: int, emissions: Emissions) -> Heard:
+    """Search the emissions of one recording."""
+    return Heard(
+        index=index,
+        readings=tuple(decoder.decode(emissions)),
+        duration_seconds=emissions.num_samples / emissions.sample_rate,
+        error=None,
+        warnings=emissions.warnings,
+    )
 
 
 def _hear_long(
-    engine: Engine, index: int, recording: Waveform | LongRecording, plan: WindowPlan
+    engine: Engine,
+    index: int,
+    recording: Waveform | LongRecording,
+    plan: WindowPlan,
+    search: "_Search",
 ) -> Heard:
     """Run one long recording in windows."""
     if isinstance(recording, Waveform):
-        token_ids, scores = _best_of_stream(engine, [recording.samples], plan)
-        return _heard(
-            engine, index, token_ids, scores, recording.samples.shape[0], recording.warnings
-        )
+        stream, frames = _search_windows(engine, [recording.samples], plan, search)
+        num_samples, warnings = recording.samples.shape[0], recording.warnings
+        return _heard(engine, index, stream, frames, num_samples, warnings)
     # The fault of a recording ends that recording; the fault of a model ends the job.
     faults: list[Exception] = []
 
@@ -212,25 +255,35 @@ def _hear_long(
             faults.append(error)
 
     try:
-        stream = io.stream(recording.audio, sample_rate=engine.spec.sample_rate)
+        sound = io.stream(recording.audio, sample_rate=engine.spec.sample_rate)
     except Exception as error:  # noqa: BLE001 (kept with its recording: see read_error)
         return _failed(index, read_error(error, index))
-    with stream:
-        token_ids, scores = _best_of_stream(engine, guarded(stream), plan)
+    with sound:
+        stream, frames = _search_windows(engine, guarded(sound), plan, search)
         if faults:
             return _failed(index, read_error(faults[0], index))
-        return _heard(engine, index, token_ids, scores, stream.num_samples, stream.warnings)
+        return _heard(engine, index, stream, frames, sound.num_samples, sound.warnings)
 
 
-def _best_of_stream(
-    engine: Engine, blocks: Iterable[NDArray[np.float32]], plan: WindowPlan
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Keep the winner of each frame of a recording of any length."""
-    parts = [best_frames(part) for part in stream_log_probs(engine, blocks, plan)]
-    if not parts:
-        return np.zeros(0, np.int32), np.zeros(0, np.float32)
-    ids, scores = zip(*parts, strict=True)
-    return np.concatenate(ids), np.concatenate(scores)
+def _search_windows(
+    engine: Engine, blocks: Iterable[NDArray[np.float32]], plan: WindowPlan, search: "_Search"
+) -> tuple[SearchStream, int]:
+    """Search a recording of any length, a window while the next one is heard.
+
+    Returns:
+        The search, to be finished, and the number of frames it was fed.
+    """
+    stream = search.decoder.stream(engine.timing)
+    frames = 0
+    fed: Future[None] | None = None
+    for part in stream_log_probs(engine, blocks, plan):
+        frames += part.shape[0]
+        if fed is not None:
+            fed.result()
+        fed = search.threads.submit(stream.feed, part)
+    if fed is not None:
+        fed.result()
+    return stream, frames
 
 
 def read_source(source: Source, engine: Engine, whole_seconds: float) -> Waveform | LongRecording:
@@ -266,24 +319,21 @@ def read_source(source: Source, engine: Engine, whole_seconds: float) -> Wavefor
 def _heard(
     engine: Engine,
     index: int,
-    token_ids: NDArray[np.int32],
-    log_probs: NDArray[np.float32],
+    stream: SearchStream,
+    frames: int,
     num_samples: int,
     warnings: tuple[str, ...],
 ) -> Heard:
-    """Give the winners of all frames their time base."""
-    path = BestPath(
-        token_ids=token_ids,
-        log_probs=log_probs,
-        frame_stride_samples=engine.encoder_config.stride_samples,
-        frame_offset_samples=engine.frame_offset_samples,
-        num_samples=num_samples,
-        sample_rate=engine.spec.sample_rate,
+    """End the search over a long recording."""
+    return Heard(
+        index=index,
+        readings=tuple(stream.finish(num_samples=num_samples)),
+        duration_seconds=num_samples / engine.spec.sample_rate,
+        error=None,
+        warnings=with_too_short(warnings, frames=frames),
     )
-    warnings = with_too_short(warnings, frames=token_ids.shape[0])
-    return Heard(index=index, path=path, error=None, warnings=warnings)
 
 
 def _failed(index: int, error: AudioError) -> Heard:
     """Say that a recording could not be read."""
-    return Heard(index=index, path=None, error=error, warnings=())
+    return Heard(index=index, readings=(), duration_seconds=0.0, error=error, warnings=())

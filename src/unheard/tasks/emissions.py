@@ -68,19 +68,24 @@ def emissions(
 
 
 def _run(engine: Engine, recordings: Sequence[AudioLike]) -> list[Emissions]:
-    """Run recordings: those of utterance length together, long ones in windows."""
-    found: list[Waveform | LongRecording] = [
-        read_source(as_source(recording), engine, WHOLE_SECONDS) for recording in recordings
-    ]
+    """Read recordings and run them."""
+    return run_sounds(
+        engine,
+        [read_source(as_source(recording), engine, WHOLE_SECONDS) for recording in recordings],
+    )
+
+
+def run_sounds(engine: Engine, sounds: Sequence[Waveform | LongRecording]) -> list[Emissions]:
+    """Run what `read_source` read: those of utterance length together, long ones in windows."""
     short: dict[int, Waveform] = {}
     results: dict[int, Emissions] = {}
-    for index, one in enumerate(found):
+    for index, one in enumerate(sounds):
         if isinstance(one, LongRecording) or one.duration_seconds > WHOLE_SECONDS:
             results[index] = _run_long(engine, one)
         else:
             short[index] = one
     results.update(zip(short, engine.run(list(short.values())), strict=True))
-    return [results[index] for index in range(len(found))]
+    return [results[index] for index in range(len(sounds))]
 
 
 def _run_long(engine: Engine, recording: Waveform | LongRecording) -> Emissions:

@@ -18,10 +18,12 @@ from unheard.data.manifest import (
     parse_json_line,
     read_manifest,
 )
+from unheard.decoding.search import Decoder
 from unheard.errors import AudioError, ConfigError, ManifestError
 from unheard.inference.engine import Engine, Precision
 from unheard.inference.inputs import ModelLike, as_bundle, identify
 from unheard.inference.pipeline import Source, hear
+from unheard.tasks.searching import LanguageModel, SearchOptions
 from unheard.tasks.transcribe import Transcript, make_transcript
 from unheard.text.error_rate import ErrorReport, Resample, score
 
@@ -64,6 +66,7 @@ class Evaluation:
         model: fingerprint of the model.
         normalizer: name of the normaliser that both sides went through, or None.
         adapter: language that the model wrote, if it has an adapter for each; or None.
+        search: what decided the texts besides the model (`SearchOptions.identity`).
         out: the output folder, or None.
     """
 
@@ -77,6 +80,7 @@ class Evaluation:
     model: str
     normalizer: str | None
     adapter: str | None = None
+    search: dict[str, Any]
     out: str | None
 
     @property
@@ -102,6 +106,7 @@ class Evaluation:
             "normalizer": self.normalizer,
             "model": self.model,
             "adapter": self.adapter,
+            **self.search,
             "audio_seconds": self.audio_seconds,
             "elapsed_seconds": self.elapsed_seconds,
             "num_without_text": self.num_without_text,
@@ -136,6 +141,15 @@ def evaluate(
     *,
     out: str | os.PathLike[str] | None = None,
     adapter: str | None = None,
+    lm: LanguageModel | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    lm_weight: float | None = None,
+    word_bonus: float | None = None,
+    hot_words: str | None = None,
+    rescore: str | os.PathLike[str] | None = None,
+    rescore_weight: float | None = None,
     normalizer: str | None = None,
     resample: Resample = "utterances",
     resamples: int = 1000,
@@ -155,6 +169,19 @@ def evaluate(
         out: folder for result.json (`Evaluation.to_dict`) and utterances.jsonl (a row for each
             utterance).
         adapter: for a model with an adapter for each language, the language, such as "kmr".
+        lm: n-gram model to search with: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own
+            (.unheard-lm). With this or any of the next eight, a beam search takes the place of
+            greedy reading (docs/decoding.md).
+        lexicon: file of the words that may be written; any text may be without one.
+        preset: settings of the search by name, or the search.json of `unheard tune`.
+        beam: hypotheses kept after each frame.
+        lm_weight: of the language model's natural log-probability.
+        word_bonus: added for each word [nats].
+        hot_words: words or phrases to listen for, with commas between, each with a bonus [nats]
+            if wanted: "Kampala,Nakawa=5".
+        rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
+            puts the readings of the search in order.
+        rescore_weight: of its natural log-probability; 0.5 by default.
         normalizer: name of the normaliser for both sides; None takes the one that the model was
             fine-tuned with, or none if it does not say.
         resample: what the intervals draw: "utterances" or whole "speakers".
@@ -176,7 +203,7 @@ def evaluate(
         ConfigError: if no utterance with a text can be read, or a setting is out of range.
     """
     started = time.monotonic()
-    utterances, folder, name = _find_utterances(manifest, audio_root)
+    utterances, folder, name = find_utterances(manifest, audio_root)
     scored = [utterance for utterance in utterances if utterance.text is not None]
     if not scored:
         raise ConfigError(
@@ -189,7 +216,19 @@ def evaluate(
     if normalizer is None:
         trained_with = bundle.provenance.get("normalizer")
         normalizer = trained_with if isinstance(trained_with, str) else None
-    transcripts, failed = _transcribe(engine, scored, folder, workers=workers)
+    search = SearchOptions(
+        lm=lm,
+        lexicon=lexicon,
+        preset=preset,
+        beam=beam,
+        lm_weight=lm_weight,
+        word_bonus=word_bonus,
+        hot_words=hot_words,
+        rescore=rescore,
+        rescore_weight=rescore_weight,
+    )
+    decoder = search.decoder(engine.alphabet)
+    transcripts, failed = _transcribe(engine, scored, folder, decoder, workers=workers)
     kept = [index for index in range(len(scored)) if index in transcripts]
     if not kept:
         raise ConfigError(
@@ -216,6 +255,7 @@ def evaluate(
         model=fingerprint,
         normalizer=normalizer,
         adapter=bundle.adapter,
+        search=search.identity(),
         out=None if out is None else str(out),
     )
     if out is not None:
@@ -223,11 +263,18 @@ def evaluate(
     return evaluation
 
 
-def _find_utterances(
+def find_utterances(
     manifest: str | os.PathLike[str] | Sequence[Utterance],
     audio_root: str | os.PathLike[str] | None,
 ) -> tuple[list[Utterance], Path, str | None]:
-    """Return the utterances, the folder of their recordings, and where they came from."""
+    """Read utterances to measure with.
+
+    Returns:
+        The utterances, the folder of their recordings, and where they came from.
+
+    Raises:
+        ManifestError: if the manifest is damaged.
+    """
     if not isinstance(manifest, str | os.PathLike):
         return list(manifest), Path(audio_root or "."), None
     name = os.fspath(manifest)
@@ -255,7 +302,12 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _transcribe(
-    engine: Engine, utterances: Sequence[Utterance], folder: Path, *, workers: int | None
+    engine: Engine,
+    utterances: Sequence[Utterance],
+    folder: Path,
+    decoder: Decoder,
+    *,
+    workers: int | None,
 ) -> tuple[dict[int, Transcript], list[FailedUtterance]]:
     """Transcribe utterances; returns transcripts by place, and those that could not be read."""
     sources = (
@@ -268,7 +320,7 @@ def _transcribe(
     )
     transcripts: dict[int, Transcript] = {}
     errors: dict[int, AudioError] = {}
-    with closing(hear(engine, sources, workers=workers)) as results:
+    with closing(hear(engine, sources, decoder, workers=workers)) as results:
         for heard in results:
             if heard.error is not None:
                 errors[heard.index] = heard.error

@@ -1,15 +1,22 @@
 """Sentences to learn a language model from, or to measure one by."""
 
 import gzip
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from unheard.data.manifest import LONGEST_LINE_BYTES, read_manifest
-from unheard.errors import FormatError
+from unheard.audio.io import AUDIO_SUFFIXES
+from unheard.data.manifest import LONGEST_LINE_BYTES, Skip
+from unheard.data.tables import open_table
+from unheard.errors import FormatError, ManifestError
 from unheard.text import normalize
+
+logger = logging.getLogger(__name__)
+
+_TABLES = (".jsonl", ".tsv", ".csv")
 
 
 def read_texts(
@@ -19,7 +26,8 @@ def read_texts(
 
     Args:
         paths: text files in UTF-8 with a sentence on each line, packed with gzip or not, or
-            manifests (.jsonl), of which the transcripts are taken.
+            tables of transcripts (.tsv, .csv, .jsonl; manifests too), of which the texts are taken.
+            Rows that cannot be read are passed over with a warning.
         normalizer: name of a normaliser; see `unheard.text.normalize`.
 
     Yields:
@@ -28,16 +36,27 @@ def read_texts(
     Raises:
         ConfigError: if there is no such normaliser.
         FormatError: if a line is not UTF-8 or longer than 16 MiB.
-        ManifestError: if a line of a manifest is wrong.
+        ManifestError: if a table is none, or has no column of texts.
         OSError: if a file cannot be read.
     """
     function = normalize.get(normalizer)
     for path in map(Path, paths):
-        if path.suffix == ".jsonl":
-            lines = (one.text for one in read_manifest(path) if one.text is not None)
-        else:
-            lines = _lines(path)
-        yield from map(function, lines)
+        yield from map(function, _cells(path) if path.suffix in _TABLES else _lines(path))
+
+
+def _cells(path: Path) -> Iterator[str]:
+    """Read the texts of a table of transcripts."""
+    table = open_table(path, names_audio=lambda cell: Path(cell).suffix.lower() in AUDIO_SUFFIXES)
+    if "text" not in table.columns:
+        raise ManifestError(
+            f"{path} has no column of texts: expected one called text, sentence or transcript, "
+            f"found {', '.join(table.columns.values())}."
+        )
+    for row in table.rows():
+        if isinstance(row, Skip):
+            logger.warning("%s line %s is passed over: %s", path, row.line, row.detail)
+        elif isinstance(text := row.cells.get("text"), str):
+            yield text
 
 
 def _lines(path: Path) -> Iterator[str]:

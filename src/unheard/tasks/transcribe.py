@@ -14,8 +14,8 @@ from typing import Any, Literal, Self, TextIO, cast, overload
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unheard.decoding.greedy import decode_path
-from unheard.decoding.hypothesis import Word
+from unheard.decoding.hypothesis import Hypothesis, Word
+from unheard.decoding.search import Decoder
 from unheard.errors import AudioError, ConfigError
 from unheard.inference.engine import Engine, Precision
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source, identify
@@ -23,6 +23,7 @@ from unheard.inference.pipeline import WHOLE_SECONDS, Heard, Source, hear
 from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
 from unheard.interop.bundle import ModelBundle
 from unheard.tasks.listing import Listed, list_recordings, parse_shard
+from unheard.tasks.searching import LanguageModel, SearchOptions, readings_table
 from unheard.tasks.transcripts_folder import DEAD_LETTERS, Format, TranscriptsFolder
 from unheard.text import subtitles
 
@@ -55,6 +56,8 @@ class Transcript:
         language: language tag that the model says it writes, or None.
         warnings: what was odd about the recording (see `Waveform.warnings`).
         path: of the recording, or None for samples, bytes and file objects.
+        readings: all that the search kept, the best first, with what their scores are made of;
+            empty when not asked for.
     """
 
     text: str
@@ -64,9 +67,22 @@ class Transcript:
     language: str | None = None
     warnings: tuple[str, ...] = ()
     path: str | None = None
+    readings: tuple[Hypothesis, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: times to a tenth of a millisecond, confidences to four digits."""
+        """Return plain data: times to a tenth of a millisecond, confidences to four digits.
+
+        Scores are whole, so that their parts add up; "readings" is there when any were kept.
+        """
+        readings = [
+            {
+                "text": reading.text,
+                "score": reading.score,
+                "confidence": round(reading.confidence, 4),
+                "parts": None if reading.parts is None else asdict(reading.parts),
+            }
+            for reading in self.readings
+        ]
         return {
             "path": self.path,
             "text": self.text,
@@ -74,6 +90,7 @@ class Transcript:
             "duration_seconds": round(self.duration_seconds, 4),
             "language": self.language,
             "warnings": list(self.warnings),
+            **({"readings": readings} if readings else {}),
             "words": [
                 {
                     "text": word.text,
@@ -136,6 +153,16 @@ def transcribe(
     audio: AudioLike,
     *,
     adapter: str | None = None,
+    lm: LanguageModel | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    lm_weight: float | None = None,
+    word_bonus: float | None = None,
+    hot_words: str | None = None,
+    rescore: str | os.PathLike[str] | None = None,
+    rescore_weight: float | None = None,
+    nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
@@ -148,6 +175,16 @@ def transcribe(
     audio: Sequence[AudioLike],
     *,
     adapter: str | None = None,
+    lm: LanguageModel | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    lm_weight: float | None = None,
+    word_bonus: float | None = None,
+    hot_words: str | None = None,
+    rescore: str | os.PathLike[str] | None = None,
+    rescore_weight: float | None = None,
+    nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
@@ -159,6 +196,16 @@ def transcribe(
     audio: AudioLike | Sequence[AudioLike],
     *,
     adapter: str | None = None,
+    lm: LanguageModel | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    lm_weight: float | None = None,
+    word_bonus: float | None = None,
+    hot_words: str | None = None,
+    rescore: str | os.PathLike[str] | None = None,
+    rescore_weight: float | None = None,
+    nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
@@ -175,6 +222,21 @@ def transcribe(
         audio: one recording (path, bytes, binary file object, `Waveform`, or samples at 16 kHz as
             a float array or tensor (samples,)), or a list or tuple of them.
         adapter: for a model with an adapter for each language, the language, such as "kmr".
+        lm: n-gram model to search with: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own
+            (.unheard-lm). With this or any of the next nine, a beam search takes the place of
+            greedy reading (docs/decoding.md).
+        lexicon: file of the words that may be written; any text may be without one.
+        preset: settings of the search by name ("wav2vec2-librispeech-10m-4gram", "pyctcdecode",
+            ...), or the search.json of `unheard tune`.
+        beam: hypotheses kept after each frame.
+        lm_weight: of the language model's natural log-probability.
+        word_bonus: added for each word [nats]; a negative one gives fewer, longer words.
+        hot_words: words or phrases to listen for, with commas between, each with a bonus [nats]
+            if wanted: "Kampala,Nakawa=5".
+        rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
+            puts the readings of the search in order.
+        rescore_weight: of its natural log-probability; 0.5 by default.
+        nbest: readings of each recording to keep, in `Transcript.readings`.
         word_times: keep the words with their times and confidence.
         padding: how padding in a batch is treated, instead of what the model says; with "zeros"
             each recording runs alone.
@@ -187,18 +249,37 @@ def transcribe(
 
     Raises:
         AudioError: if a recording cannot be read.
-        ConfigError: if the model has no CTC head, or an argument is none of the above.
+        ConfigError: if the model has no CTC head, an argument is none of the above, or the language
+            model does not fit the model's alphabet.
     """
+    options = SearchOptions(
+        lm=lm,
+        lexicon=lexicon,
+        preset=preset,
+        beam=beam,
+        lm_weight=lm_weight,
+        word_bonus=word_bonus,
+        hot_words=hot_words,
+        rescore=rescore,
+        rescore_weight=rescore_weight,
+        nbest=nbest,
+    )
     engine = Engine(
         as_bundle(model, adapter=adapter),
         precision=precision,
         padding=padding,
         batch_seconds=batch_seconds,
     )
-    if isinstance(audio, list | tuple):
-        return list(_transcribe(engine, audio, word_times=word_times, workers=workers))
-    one = cast("AudioLike", audio)
-    return next(_transcribe(engine, [one], word_times=word_times, workers=workers))
+    several = isinstance(audio, list | tuple)
+    found = _transcribe(
+        engine,
+        audio if several else [cast("AudioLike", audio)],
+        options.decoder(engine.alphabet),
+        word_times=word_times,
+        keep_readings=nbest > 1,
+        workers=workers,
+    )
+    return list(found) if several else next(found)
 
 
 def transcribe_files(
@@ -208,6 +289,17 @@ def transcribe_files(
     out: str | os.PathLike[str] | None = None,
     format: Format = "txt",
     adapter: str | None = None,
+    lm: str | os.PathLike[str] | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    lm_weight: float | None = None,
+    word_bonus: float | None = None,
+    hot_words: str | None = None,
+    rescore: str | os.PathLike[str] | None = None,
+    rescore_weight: float | None = None,
+    nbest: int = 1,
+    scores: bool = False,
     padding: Literal["masked", "zeros"] | None = None,
     precision: Precision = "auto",
     batch_seconds: float | None = None,
@@ -233,6 +325,23 @@ def transcribe_files(
         out: folder for transcripts.jsonl, dead_letters.jsonl and one file for each recording.
         format: "txt" one line; "srt" and "vtt" subtitles; "jsonl" records alone.
         adapter: for a model with an adapter for each language, the language, such as "kmr".
+        lm: n-gram model to search with: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own
+            (.unheard-lm). With this or any of the next nine, a beam search takes the place of
+            greedy reading (docs/decoding.md).
+        lexicon: file of the words that may be written; any text may be without one.
+        preset: settings of the search by name ("wav2vec2-librispeech-10m-4gram", "pyctcdecode",
+            ...), or the search.json of `unheard tune`.
+        beam: hypotheses kept after each frame.
+        lm_weight: of the language model's natural log-probability.
+        word_bonus: added for each word [nats]; a negative one gives fewer, longer words.
+        hot_words: words or phrases to listen for, with commas between, each with a bonus [nats]
+            if wanted: "Kampala,Nakawa=5".
+        rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
+            puts the readings of the search in order.
+        rescore_weight: of its natural log-probability; 0.5 by default.
+        nbest: readings of each recording to keep, in the records.
+        scores: keep what the scores of the readings are made of too; on the standard output, print
+            them as a table.
         padding: how padding in a batch is treated, instead of what the model says.
         precision: of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
@@ -273,6 +382,19 @@ def transcribe_files(
         logger.info("%s leads to a recording that is listed already", path)
     lazy = _LazyEngine(
         model,
+        SearchOptions(
+            lm=lm,
+            lexicon=lexicon,
+            preset=preset,
+            beam=beam,
+            lm_weight=lm_weight,
+            word_bonus=word_bonus,
+            hot_words=hot_words,
+            rescore=rescore,
+            rescore_weight=rescore_weight,
+            nbest=nbest,
+        ),
+        keep_readings=nbest > 1 or scores,
         adapter=adapter,
         device=device,
         padding=padding,
@@ -322,26 +444,38 @@ def render_record(record: Mapping[str, Any], format: Format) -> str:
 
 
 def make_transcript(
-    engine: Engine, heard: Heard, *, path: str | None, word_times: bool = True
+    engine: Engine,
+    heard: Heard,
+    *,
+    path: str | None,
+    word_times: bool = True,
+    keep_readings: bool = False,
 ) -> Transcript:
-    """Decode what the model said about one recording that could be read."""
-    if heard.path is None:
+    """Make the transcript of one recording that could be read."""
+    if not heard.readings:
         raise ConfigError("A recording that could not be read has no transcript.")
-    hypothesis = decode_path(heard.path, engine.alphabet)
+    hypothesis = heard.readings[0]
     language = engine.bundle.adapter or engine.bundle.provenance.get("language")
     return Transcript(
         text=hypothesis.text,
         words=hypothesis.words if word_times else (),
         confidence=hypothesis.confidence,
-        duration_seconds=heard.path.num_samples / heard.path.sample_rate,
+        duration_seconds=heard.duration_seconds,
         language=language if isinstance(language, str) else None,
         warnings=heard.warnings,
         path=path,
+        readings=heard.readings if keep_readings else (),
     )
 
 
 def _transcribe(
-    engine: Engine, audio: Iterable[AudioLike], *, word_times: bool, workers: int | None
+    engine: Engine,
+    audio: Iterable[AudioLike],
+    decoder: Decoder,
+    *,
+    word_times: bool,
+    keep_readings: bool,
+    workers: int | None,
 ) -> Iterator[Transcript]:
     """Transcribe in the order given; the first recording that cannot be read ends it."""
     paths: dict[int, str | None] = {}
@@ -351,12 +485,17 @@ def _transcribe(
             paths[index] = os.fspath(one) if isinstance(one, str | os.PathLike) else None
             yield as_source(one)
 
-    with contextlib.closing(hear(engine, sources(), workers=workers)) as results:
+    with contextlib.closing(hear(engine, sources(), decoder, workers=workers)) as results:
         for heard in _in_order(results):
             if heard.error is not None:
                 raise heard.error
-            path = paths.pop(heard.index)
-            yield make_transcript(engine, heard, path=path, word_times=word_times)
+            yield make_transcript(
+                engine,
+                heard,
+                path=paths.pop(heard.index),
+                word_times=word_times,
+                keep_readings=keep_readings,
+            )
 
 
 def _in_order(results: Iterable[Heard]) -> Iterator[Heard]:
@@ -376,13 +515,17 @@ class _LazyEngine:
     def __init__(
         self,
         model: ModelLike,
+        search: SearchOptions,
         *,
+        keep_readings: bool,
         adapter: str | None,
         device: str,
         padding: Literal["masked", "zeros"] | None,
         precision: Precision,
         batch_seconds: float | None,
     ) -> None:
+        self.search = search
+        self.keep_readings = keep_readings
         self._model = model
         self._adapter = adapter
         self._device = device
@@ -396,7 +539,8 @@ class _LazyEngine:
         return {
             "model": identify(self._model),
             **({} if self._adapter is None else {"adapter": self._adapter}),
-            "decoder": "greedy",
+            **self.search.identity(),
+            **({"readings": True} if self.keep_readings else {}),
             "padding": self._padding or "model",
             "precision": self._precision,
             "whole_seconds": WHOLE_SECONDS,
@@ -446,15 +590,18 @@ def _run(
             sink.write_dead_letter(one, one.error)
             meter.failed(one, one.error)
     engine = lazy.get()
+    decoder = lazy.search.decoder(engine.alphabet)
     sources = (Source(audio=one.path) for one in readable)
-    with contextlib.closing(hear(engine, sources, workers=workers)) as results:
+    with contextlib.closing(hear(engine, sources, decoder, workers=workers)) as results:
         for heard in _in_order(results) if sink.keeps_order else results:
             one = readable[heard.index]
             if heard.error is not None:
                 sink.write_dead_letter(one, heard.error)
                 meter.failed(one, heard.error)
                 continue
-            transcript = make_transcript(engine, heard, path=one.path)
+            transcript = make_transcript(
+                engine, heard, path=one.path, keep_readings=lazy.keep_readings
+            )
             sink.write_transcript(one, transcript.to_dict())
             meter.done(transcript.duration_seconds)
 
@@ -472,9 +619,14 @@ class _StandardOutput:
         self.leaves_room = not stream.isatty()
 
     def write_transcript(self, one: Listed, row: Mapping[str, Any]) -> None:
-        """Print one transcript: alone for a single file, after its name for several."""
+        """Print one transcript: alone for a single file, after its name for several.
+
+        Where readings were asked for, print all of them as a table.
+        """
         text = render_record({"status": "done", **row}, self._format)
-        if self._format == "txt" and not self._is_one_file:
+        if self._format == "txt" and "readings" in row:
+            text = readings_table(_printable(one.path), row["readings"])
+        elif self._format == "txt" and not self._is_one_file:
             text = f"{_printable(one.path)}\t{text}"
         self._stream.write(text)
         self._stream.flush()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unheard.decoding.emissions import Emissions
-from unheard.decoding.greedy import decode
+from unheard.decoding.greedy import GreedyDecoder
 from unheard.text.alphabet import Alphabet
 
 LATIN = Alphabet(
@@ -25,6 +25,11 @@ def emissions_of(ids, *, vocab=4, probability=0.9, num_samples=None):
         num_samples=len(ids) * 320 + 80 if num_samples is None else num_samples,
         sample_rate=16_000,
     )
+
+
+def decode(emissions, alphabet):
+    (hypothesis,) = GreedyDecoder(alphabet).decode(emissions)
+    return hypothesis
 
 
 def test_repeats_merge_and_blanks_separate():

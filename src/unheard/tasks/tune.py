@@ -1,0 +1,434 @@
+"""The verb `tune`: find the weights of a search on transcribed recordings.
+
+The network runs once; the search over what it said is then repeated with other weights: at random
+first, then around the best. One half of the utterances is searched for the weights, the other half
+measures what they are worth.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unheard.audio.signal import Waveform
+from unheard.data.manifest import Utterance, audio_path
+from unheard.decoding.emissions import Emissions
+from unheard.decoding.greedy import GreedyDecoder
+from unheard.decoding.presets import Preset, write_preset
+from unheard.decoding.search import Decoder, SearchConfig, SearchDecoder
+from unheard.errors import AudioError, ConfigError
+from unheard.files import append_jsonl, read_jsonl, write_json_atomic
+from unheard.inference.engine import Engine, Precision
+from unheard.inference.inputs import ModelLike, as_bundle, identify
+from unheard.inference.pipeline import WHOLE_SECONDS, LongRecording, Source, read_source
+from unheard.tasks.emissions import run_sounds
+from unheard.tasks.evaluate import find_utterances
+from unheard.tasks.runs import keep_settings
+from unheard.tasks.searching import LanguageModel, SearchOptions
+from unheard.text.error_rate import ErrorReport, PairedDifference, paired_bootstrap, score
+
+Metric = Literal["wer", "cer"]
+
+SETTINGS = "search.json"
+TRIALS = "trials.jsonl"
+RESULT = "result.json"
+
+LM_WEIGHTS = (0.0, 2.5)
+"""Where weights are drawn from: fairseq sweeps 0 to 5 on decimal logarithms, which is 0 to 2.2."""
+WORD_BONUSES = (-5.0, 5.0)
+"""As fairseq sweeps them [nats]."""
+UNKNOWN_SCORES = (-30.0, 0.0)
+"""Of words that the language model does not know, where any text may be written [nats]."""
+LOCAL_SHARE = 0.5
+"""Part of the trials that look around the best one."""
+FIRST_STEP, LAST_STEP = 0.15, 0.02
+"""How far they look, at first and at last, in parts of the range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneResult:
+    """What tuning found.
+
+    Attributes:
+        settings: file with the settings, for --preset.
+        config: the settings.
+        metric: what was to become small.
+        tuned_on: utterances that the weights were found on.
+        reported_on: utterances of the rates below.
+        flatters: whether they are the same, so that the rates are too good.
+        greedy: without search.
+        untuned: the search with the settings that it begins with.
+        tuned: the search with the settings found.
+        gain: tuned minus untuned, on the same utterances.
+        gain_over_greedy: tuned minus greedy.
+        trials: how many settings were tried.
+        failed: recordings that could not be read.
+        minutes: it took.
+    """
+
+    settings: Path
+    config: SearchConfig
+    metric: Metric
+    tuned_on: int
+    reported_on: int
+    flatters: bool
+    greedy: ErrorReport
+    untuned: ErrorReport
+    tuned: ErrorReport
+    gain: PairedDifference
+    gain_over_greedy: PairedDifference
+    trials: int
+    failed: int
+    minutes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "settings": str(self.settings),
+            "lm_weight": self.config.lm_weight,
+            "word_bonus": self.config.word_bonus,
+            "unknown_score": str(self.config.unknown_score),
+            "beam": self.config.beam,
+            "metric": self.metric,
+            "tuned_on": self.tuned_on,
+            "reported_on": self.reported_on,
+            "flatters": self.flatters,
+            "greedy": self.greedy.to_dict(),
+            "untuned": self.untuned.to_dict(),
+            "tuned": self.tuned.to_dict(),
+            "gain": self.gain.to_dict(),
+            "gain_over_greedy": self.gain_over_greedy.to_dict(),
+            "trials": self.trials,
+            "failed": self.failed,
+            "minutes": self.minutes,
+        }
+
+    def table(self) -> str:
+        """Say it in a few lines."""
+        rows = [("greedy", self.greedy), ("untuned", self.untuned), ("tuned", self.tuned)]
+        lines = [f"{'':<10}{'WER (95 % interval)':<30}CER (95 % interval)"]
+        lines += [f"{name:<10}{report.wer!s:<30}{report.cer!s}" for name, report in rows]
+        gain = getattr(self.gain, self.metric)
+        lines += [
+            "",
+            f"on {self.reported_on} utterances; weights found on "
+            + ("the same" if self.flatters else f"{self.tuned_on} others")
+            + f" in {self.trials} trials",
+            f"tuned against untuned: {self.metric.upper()} {gain.value:+.1%} "
+            f"({gain.low:+.1%} to {gain.high:+.1%}), better in {gain.first_better:.0%} of the "
+            "resamples",
+            f"lm_weight {self.config.lm_weight:.3f}, word_bonus {self.config.word_bonus:.3f}, "
+            f"unknown_score {self.config.unknown_score:.3g}, beam {self.config.beam}",
+            f"use them with --preset {self.settings}",
+        ]
+        if self.failed:
+            lines.append(f"{self.failed} recordings could not be read and were left out")
+        return "\n".join(lines)
+
+
+def tune(
+    model: ModelLike,
+    dev: str | os.PathLike[str] | Sequence[Utterance],
+    *,
+    out: str | os.PathLike[str],
+    lm: LanguageModel | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    hot_words: str | None = None,
+    trials: int = 64,
+    metric: Metric = "wer",
+    report_share: float = 0.5,
+    adapter: str | None = None,
+    normalizer: str | None = None,
+    seed: int = 0,
+    audio_root: str | os.PathLike[str] | None = None,
+    precision: Precision = "auto",
+    threads: int | None = None,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> TuneResult:
+    """Find the weights of a beam search on transcribed recordings.
+
+    The same command again goes on where it was stopped.
+
+    Args:
+        model: a loaded model, or what `load_model` takes.
+        dev: transcribed recordings that the model was not trained on: a manifest, any folder or
+            table that `scan` reads, or utterances.
+        out: folder for search.json (settings for --preset), trials.jsonl and result.json.
+        lm: n-gram model: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own (.unheard-lm).
+        lexicon: file of the words that may be written; any text may be without one.
+        preset: settings to begin with.
+        beam: hypotheses kept after each frame.
+        hot_words: words or phrases to listen for, with commas between, each with a bonus [nats]
+            if wanted: "Kampala,Nakawa=5".
+        trials: settings to try.
+        metric: what shall become small: "wer" or "cer".
+        report_share: part of the utterances that is left out of the choice, to measure what it is
+            worth. 0 chooses on all of them; the rates are then of the same utterances, and flatter.
+        adapter: for a model with an adapter for each language, the language, such as "kmr".
+        normalizer: name of the normaliser for both sides; None takes the one that the model was
+            fine-tuned with, or none if it does not say.
+        seed: of what is drawn.
+        audio_root: what relative paths of recordings start from, instead of the manifest's folder.
+        precision: of the matrix products.
+        threads: of the search; None for all cores.
+        device: where to load the model, unless it is loaded.
+        quiet: print nothing while it runs.
+
+    Returns:
+        The settings, and error rates on the utterances that had no part in the choice.
+
+    Raises:
+        ConfigError: if there is no transcribed recording that can be read, `out` holds the trials
+            of another search, or a setting is out of range.
+    """
+    started = time.monotonic()
+    if trials < 1:
+        raise ConfigError(f"trials must be at least 1, got {trials}.")
+    if lm is None and lexicon is None:
+        raise ConfigError(
+            "There is nothing to tune: expected a language model (--lm) or a lexicon (--lexicon)."
+        )
+    if not 0 <= report_share < 1:
+        raise ConfigError(
+            f"report_share is a part: expected 0 or more and below 1, got {report_share}."
+        )
+    folder = Path(out)
+    options = SearchOptions(lm=lm, lexicon=lexicon, preset=preset, beam=beam, hot_words=hot_words)
+    utterances, root, name = find_utterances(dev, audio_root)
+    bundle = as_bundle(model, adapter=adapter, device=device)
+    engine = Engine(bundle, precision=precision)
+    if normalizer is None:
+        trained_with = bundle.provenance.get("normalizer")
+        normalizer = trained_with if isinstance(trained_with, str) else None
+    _keep_identity(
+        folder,
+        {
+            "model": identify(model),
+            "dev": name,
+            "seed": seed,
+            "metric": metric,
+            "report_share": report_share,
+            "normalizer": normalizer,
+            **options.identity(),
+        },
+    )
+    said, failed = _listen(
+        engine, [one for one in utterances if one.text is not None], root, quiet=quiet
+    )
+    if not said:
+        raise ConfigError(
+            f"Cannot tune on {name or 'the utterances'}: expected transcribed recordings that can "
+            f"be read, found none ({len(utterances)} utterances, {failed} unreadable)."
+        )
+    choosing, reporting = _part(said, report_share, seed)
+    start = options.config()
+    searcher = options.decoder(engine.alphabet)
+    if not isinstance(searcher, SearchDecoder):
+        raise ConfigError("Tuning needs a search: expected --lm or --lexicon.")
+    ranges = _ranges(start, lm=lm is not None, open_vocabulary=lexicon is None)
+    known = _Trials(folder / TRIALS)
+
+    def measure(config: SearchConfig) -> float:
+        key = {field: getattr(config, field) for field in ranges}
+        found = known.find(key)
+        if found is None:
+            report = _score(searcher.with_config(config), choosing, normalizer, threads, draws=1)
+            found = {"wer": report.wer.value, "cer": report.cer.value}
+            known.add(key, found)
+        return found[metric]
+
+    best = _search(start, ranges, measure, trials=trials, seed=seed, quiet=quiet, metric=metric)
+    greedy, untuned, tuned = (
+        _score(decoder, reporting, normalizer, threads)
+        for decoder in (
+            GreedyDecoder(engine.alphabet),
+            searcher,
+            searcher.with_config(best),
+        )
+    )
+    write_preset(
+        folder / SETTINGS,
+        Preset(
+            name="tuned",
+            config=best,
+            language_model="none" if lm is None else "n-gram",
+            source=f"unheard tune, {trials} trials on {len(choosing)} utterances, seed {seed}",
+        ),
+    )
+    result = TuneResult(
+        settings=folder / SETTINGS,
+        config=best,
+        metric=metric,
+        tuned_on=len(choosing),
+        reported_on=len(reporting),
+        flatters=len(choosing) + len(reporting) > len(said),
+        greedy=greedy,
+        untuned=untuned,
+        tuned=tuned,
+        gain=paired_bootstrap(tuned, untuned),
+        gain_over_greedy=paired_bootstrap(tuned, greedy),
+        trials=trials,
+        failed=failed,
+        minutes=(time.monotonic() - started) / 60,
+    )
+    write_json_atomic(folder / RESULT, result.to_dict())
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What the network said about an utterance, and what it should have."""
+
+    utterance: Utterance
+    emissions: Emissions
+
+
+def _listen(
+    engine: Engine, utterances: Sequence[Utterance], root: Path, *, quiet: bool
+) -> tuple[list[_Said], int]:
+    """Run the network over all utterances; returns also how many could not be read."""
+    read: list[Utterance] = []
+    sounds: list[Waveform | LongRecording] = []
+    failed = 0
+    for utterance in utterances:
+        source = Source(
+            audio=audio_path(utterance, root),
+            start_seconds=utterance.start / utterance.sample_rate,
+            max_seconds=utterance.duration_seconds,
+        )
+        try:
+            sounds.append(read_source(source, engine, WHOLE_SECONDS))
+        except (AudioError, OSError) as error:
+            failed += 1
+            if not quiet:
+                print(f"{utterance.audio}: {error}", file=sys.stderr)
+            continue
+        read.append(utterance)
+    found = run_sounds(engine, sounds)
+    return [
+        _Said(utterance=utterance, emissions=emissions)
+        for utterance, emissions in zip(read, found, strict=True)
+    ], failed
+
+
+def _part(said: Sequence[_Said], share: float, seed: int) -> tuple[list[_Said], list[_Said]]:
+    """Part utterances at random into those to choose by and those to report on.
+
+    Where nothing is left to report on, all have to do for both.
+    """
+    order = np.random.default_rng(seed).permutation(len(said))
+    left_out = min(round(len(said) * share), len(said) - 1)
+    first, second = sorted(order[left_out:].tolist()), sorted(order[:left_out].tolist())
+    return [said[index] for index in first], [said[index] for index in second or first]
+
+
+def _ranges(
+    start: SearchConfig, *, lm: bool, open_vocabulary: bool
+) -> dict[str, tuple[float, float]]:
+    """What is tuned, and where."""
+    ranges = {"word_bonus": WORD_BONUSES}
+    if lm:
+        ranges["lm_weight"] = LM_WEIGHTS
+    if lm and open_vocabulary and np.isfinite(start.unknown_score):
+        ranges["unknown_score"] = UNKNOWN_SCORES
+    return ranges
+
+
+def _search(
+    start: SearchConfig,
+    ranges: dict[str, tuple[float, float]],
+    measure: Callable[[SearchConfig], float],
+    *,
+    trials: int,
+    seed: int,
+    quiet: bool,
+    metric: Metric,
+) -> SearchConfig:
+    """Try the settings to begin with, others at random, and others around the best."""
+    generator = np.random.default_rng([seed, 1])
+    best, lowest = start, measure(start)
+    near = round((trials - 1) * LOCAL_SHARE)
+    for number in range(1, trials):
+        left = trials - number
+        if left > near:
+            drawn = {name: generator.uniform(*bounds) for name, bounds in ranges.items()}
+        else:
+            done = 1 - left / max(near, 1)
+            step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** done
+            drawn = {
+                name: float(
+                    np.clip(
+                        getattr(best, name) + generator.normal() * step * (high - low), low, high
+                    )
+                )
+                for name, (low, high) in ranges.items()
+            }
+        config = replace(start, **{name: round(float(value), 4) for name, value in drawn.items()})
+        found = measure(config)
+        if found < lowest:
+            best, lowest = config, found
+        if not quiet and (number % 8 == 0 or number == trials - 1):
+            print(
+                f"trial {number + 1} of {trials}: best {metric} {lowest:.2%} with "
+                + ", ".join(f"{name} {getattr(best, name):.3f}" for name in ranges),
+                file=sys.stderr,
+                flush=True,
+            )
+    return best
+
+
+def _score(
+    decoder: Decoder,
+    said: Sequence[_Said],
+    normalizer: str | None,
+    threads: int | None,
+    *,
+    draws: int = 1000,
+) -> ErrorReport:
+    """Search what was said and compare."""
+    readings = decoder.decode_many([one.emissions for one in said], threads=threads)
+    return score(
+        [one.utterance.text or "" for one in said],
+        [reading[0].text for reading in readings],
+        speakers=[one.utterance.speaker for one in said],
+        ids=[one.utterance.id for one in said],
+        normalizer=normalizer,
+        resamples=draws,
+    )
+
+
+class _Trials:
+    """Settings that were tried, on the disk, so that a second run does not try them again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        rows = read_jsonl(path, repair_torn_tail=True) if path.exists() else []
+        self._known = {_key(row["settings"]): row["rates"] for row in rows}
+
+    def find(self, settings: dict[str, float]) -> dict[str, float] | None:
+        """Look settings up."""
+        return self._known.get(_key(settings))
+
+    def add(self, settings: dict[str, float], rates: dict[str, float]) -> None:
+        """Keep what came of settings."""
+        self._known[_key(settings)] = rates
+        append_jsonl(self._path, {"settings": settings, "rates": rates})
+
+
+def _key(settings: dict[str, float]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _keep_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Write down what is tuned, or compare with what was written before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_settings(folder / "request.json", json.loads(json.dumps(identity)))
