@@ -49,6 +49,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 _COUNT = re.compile(rb"ngram[ \t]+(\d{1,3})[ \t]*=[ \t]*(\d{1,18})")
 _BLANKS = b" \t\r\n"
+_BLANK = re.compile(rb"[ \t\r\n]*")
 
 _FAULTS = {
     arpa_kernel.NUMBER: "a number is not one: expected a finite decimal number",
@@ -91,7 +92,7 @@ def read_arpa(path: str | os.PathLike[str]) -> tuple[Vocabulary, NgramTables]:
 def write_arpa(path: str | os.PathLike[str], vocabulary: Vocabulary, tables: NgramTables) -> None:
     """Write a model, packed with gzip if the name ends in ".gz"; whole or not at all.
 
-    Numbers have nine digits: read back, all are the same to the last bit.
+    Numbers have as many digits as it takes to read back the same, to the last bit: 7 to 9.
 
     Raises:
         FormatError: if a word holds white space of ASCII, which would part it in two.
@@ -289,23 +290,19 @@ class _Lines:
 
     def next(self) -> bytes:
         """Take the next line that is not blank, without white space around it."""
-        while True:
-            end = self._line_end()
-            line = self._buffer[self._place : end].strip(_BLANKS)
-            self._place = end + 1
-            self._number += 1
-            if line:
-                return line
+        line = self.peek()
+        self._place = self._line_end() + 1
+        self._number += 1
+        return line
 
     def peek(self) -> bytes:
         """Look at the next line that is not blank; blank ones before it are passed over."""
         while True:
             end = self._line_end()
-            line = self._buffer[self._place : end].strip(_BLANKS)
-            if line:
-                return line
-            self._place = end + 1
-            self._number += 1
+            start = cast(re.Match[bytes], _BLANK.match(self._buffer, self._place)).end()
+            if start < end:
+                return self._buffer[start:end].strip(_BLANKS)
+            self.skip(self._buffer.rfind(b"\n", end, max(start, end + 1)) + 1 - self._place)
 
     def block(self) -> npt.NDArray[np.uint8]:
         """Look at some whole lines: uint8, at least one line."""
@@ -412,10 +409,23 @@ def _format(
             columns.append([names[number] for number in tables.word[node].tolist()])
             node = np.searchsorted(tables.first_child, node, side="right") - 1
         words = map(" ".join, zip(*reversed(columns), strict=True))
-        log10 = (tables.log_prob[nodes].astype(np.float64) / LN_10).tolist()
+        log_probs = _decimals(tables.log_prob[nodes])
         if end > inner:
-            yield "".join(f"{p:.9g}\t{w}\n" for p, w in zip(log10, words, strict=True))
+            yield "".join(f"{p}\t{w}\n" for p, w in zip(log_probs, words, strict=True))
         else:
-            backoff = (tables.backoff[nodes].astype(np.float64) / LN_10).tolist()
-            rows = zip(log10, words, backoff, strict=True)
-            yield "".join(f"{p:.9g}\t{w}\t{b:.9g}\n" for p, w, b in rows)
+            rows = zip(log_probs, words, _decimals(tables.backoff[nodes]), strict=True)
+            yield "".join(f"{p}\t{w}\t{b}\n" for p, w, b in rows)
+
+
+def _decimals(values: npt.NDArray[np.float32]) -> list[str]:
+    """Write natural logarithms to the base ten, each with the fewest digits that tell it."""
+    log10 = values.astype(np.float64) / LN_10
+    written = [""] * len(values)
+    open_ = np.arange(len(values))
+    for digits in (7, 8, 9):
+        fresh = [f"{value:.{digits}g}" for value in log10[open_].tolist()]
+        for place, text in zip(open_.tolist(), fresh, strict=True):
+            written[place] = text
+        read = (np.array(list(map(float, fresh))) * LN_10).astype(np.float32)
+        open_ = open_[read != values[open_]]
+    return written

@@ -138,6 +138,19 @@ class NgramModel:
         """
         return float(self.score_words(self.split(text)).sum())
 
+    def score_sentences(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return the log-probability of each sentence, its end included, float64 (texts,)."""
+        return np.asarray([self.score_sentence(text) for text in texts], dtype=np.float64)
+
+    def score_units(self, texts: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+        """Return, for each sentence, the log-probability of each unit and of the end [nats]."""
+        return [self.score_words(self.split(text)) for text in texts]
+
+    def unknown_units(self, text: str) -> npt.NDArray[np.bool_]:
+        """Tell which units of a sentence the model does not know."""
+        ids = [self.vocabulary.id_of(word) for word in self.split(text)]
+        return np.asarray(ids, dtype=np.int64) == self.unknown_id
+
     def score_words(
         self, words: Sequence[str], *, start: bool = True, end: bool = True
     ) -> npt.NDArray[np.float64]:

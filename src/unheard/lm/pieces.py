@@ -13,7 +13,7 @@ import itertools
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -25,6 +25,9 @@ WORD_START = "▁"
 
 UNKNOWN_ID, START_ID, END_ID = range(len(MARKERS))
 """Numbers of `MARKERS`: a character never seen, the beginning and the end of a text."""
+
+PieceUnits = Literal["piece", "character"]
+"""Pieces of any length, or of one character each."""
 
 MOST_PIECES = 100_000
 """More than any published model has; a file of settings has room for as many."""

@@ -45,12 +45,13 @@ def split_text(text: str, units: Units, pieces: Pieces | None = None) -> list[st
 def guess_units(words: Iterable[str]) -> Units:
     """Tell the units of a model from its vocabulary.
 
-    Characters if no word is longer than one, pieces if a word begins with U+2581, else words.
-    Sentence marks and whatever else begins with "<" do not count.
+    Pieces if a word begins with U+2581, characters if none is longer than one and one of them is
+    `CHARACTER_BOUNDARY`, else words. Sentence marks and whatever else begins with "<" do not
+    count.
     """
     plain = [word for word in words if word not in MARKERS and not word.startswith("<")]
     if any(word.startswith(WORD_START) for word in plain):
         return "piece"
-    if plain and all(len(word) == 1 for word in plain):
+    if CHARACTER_BOUNDARY in plain and all(len(word) == 1 for word in plain):
         return "character"
     return "word"
