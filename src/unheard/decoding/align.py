@@ -30,7 +30,7 @@ from unheard.errors import AlignmentError, ConfigError, ShapeError, shorten
 
 STAR_PENALTY = 0.5
 """What a star pays for a frame, compared with the frame's best symbol [nats]."""
-SKIP_PENALTY = 3.0
+SKIP_PENALTY = 2.0
 """What leaving out one token costs [nats]."""
 
 

@@ -27,7 +27,7 @@ class CutLimits:
     """What utterances may be like.
 
     Attributes:
-        min_confidence: of every word, and of nothing less.
+        min_confidence: least confidence of every word.
         min_seconds: shortest utterance [seconds].
         max_seconds: longest utterance [seconds].
 
@@ -35,7 +35,7 @@ class CutLimits:
         ConfigError: if a limit is out of range.
     """
 
-    min_confidence: float = 0.2
+    min_confidence: float = 0.3
     min_seconds: float = 1.0
     max_seconds: float = 15.0
 
