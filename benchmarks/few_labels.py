@@ -54,18 +54,18 @@ TASKS = {
         manifest="luganda/train-10min.jsonl", test="luganda/dev.jsonl", steps=1200
     ),
     "luganda-1h": Task(manifest="luganda/train-1h.jsonl", test="luganda/dev.jsonl", steps=2500),
-    "luganda-all": Task(manifest="luganda/train.jsonl", test="luganda/dev.jsonl", steps=3000),
+    "luganda-all": Task(manifest="luganda/train.jsonl", test="luganda/dev.jsonl", steps=2000),
     "wolof": Task(
         manifest="wolof/manifest.jsonl",
         test="wolof/manifest.jsonl",
-        steps=1600,
+        steps=1200,
         learns=lambda row: row["speaker"] != WOLOF_TEST,
         tests=lambda row: row["speaker"] == WOLOF_TEST,
     ),
     "amharic": Task(
         manifest="amharic/manifest.jsonl",
         test="amharic/manifest.jsonl",
-        steps=2000,
+        steps=1500,
         learns=lambda row: row["split"] == "train",
         tests=lambda row: row["split"] == "test",
     ),

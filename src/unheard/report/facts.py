@@ -26,6 +26,8 @@ Of learn.json the report reads, where they are there:
                                 dictionary itself, and "run": its run folder (relative to the
                                 output folder), whose validation curve is drawn beside;
                                 "difference": PairedDifference.to_dict(), with pre-training first
+    result.search               with a language model or lexicon: {"error_rate", "difference",
+                                "options": words of the command line that ask for it}
     result.made_with            {"unheard", "commit", "python", "torch", "machine", "device", ...}
 """
 
@@ -187,6 +189,8 @@ class LearnFacts:
         scratch_run: its curves, or None.
         difference: character error rate minus that of `scratch` on the same utterances, with
             the interval of the paired bootstrap, or None.
+        search: scores with a language model or a lexicon, or None.
+        search_options: words of the command line that ask for that search, or None.
         normalizer: name of the text normaliser, or None when not known; characters of the
             manifests are counted after it.
         evaluated: folder of the manifest that was scored, when the evaluation names it.
@@ -209,6 +213,8 @@ class LearnFacts:
     scratch: Scores | None
     scratch_run: RunFacts | None
     difference: Rate | None
+    search: Scores | None
+    search_options: str | None
     normalizer: str | None
     evaluated: Path | None
     num_failed: int
@@ -271,6 +277,7 @@ def read_facts(folder: Path) -> LearnFacts:
     failed = evaluation.get("failed")
     scratch = mapping(result.get("scratch"))
     run = scratch.get("run")
+    search = mapping(result.get("search"))
     return LearnFacts(
         folder=folder,
         request=request,
@@ -289,6 +296,8 @@ def read_facts(folder: Path) -> LearnFacts:
         scratch=_scores(scratch),
         scratch_run=_read_run(folder, run, unreadable) if isinstance(run, str) else None,
         difference=_rate(mapping(scratch.get("difference")).get("cer")),
+        search=_scores(search),
+        search_options=_text(search.get("options")),
         normalizer=normalizer,
         evaluated=None if manifest is None else Path(manifest).parent,
         num_failed=len(failed) if isinstance(failed, list) else 0,

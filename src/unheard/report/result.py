@@ -24,8 +24,10 @@ def result(facts: LearnFacts) -> Html:
     for name, rate, tone in (
         ("Characters", ours.cer, 1),
         ("Characters, without pre-training", other.cer if other else None, 2),
+        ("Characters, with a search", facts.search.cer if facts.search else None, 3),
         ("Words", ours.wer, 1),
         ("Words, without pre-training", other.wer if other else None, 2),
+        ("Words, with a search", facts.search.wer if facts.search else None, 3),
     ):
         if rate is not None:
             rows.append((name, rate, tone))
@@ -60,6 +62,13 @@ def result(facts: LearnFacts) -> Html:
                     else ""
                 )
             ),
+            quiet(
+                "The search weighs what is heard against a language model or a lexicon. To "
+                "transcribe with it, add: "
+                f"{facts.search_options}"
+            )
+            if facts.search_options
+            else None,
             *(quiet(warning) for warning in ours.warnings),
             quiet(
                 "These rates leave out what could not be read: "

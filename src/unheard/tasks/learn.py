@@ -31,6 +31,7 @@ from unheard.recipes.continued import continued
 from unheard.report.html import write_report
 from unheard.tasks.evaluate import Evaluation, evaluate
 from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for
+from unheard.tasks.learn_search import SearchResult, check_search, make_search, measure_search
 from unheard.tasks.pretrain import WIDE, hidden_teacher, pretrain_store, recipe_to_go_on
 from unheard.tasks.runs import (
     NO_START,
@@ -41,6 +42,7 @@ from unheard.tasks.runs import (
     show_decoding,
 )
 from unheard.tasks.scan import SETS, scan
+from unheard.tasks.searching import SearchOptions
 from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import PairedDifference, Rate, paired_bootstrap
 from unheard.training.config import Execution, TrainingConfig
@@ -64,6 +66,7 @@ class LearnResult:
         scratch_cer: the same without pre-training, if that was asked for.
         scratch_wer: the same for words.
         difference: of the two, with pre-training first.
+        search: the same with a language model or a lexicon, if one was asked for.
         minutes: all stages together, over all sittings.
     """
 
@@ -74,6 +77,7 @@ class LearnResult:
     scratch_cer: Rate | None = None
     scratch_wer: Rate | None = None
     difference: PairedDifference | None = None
+    search: SearchResult | None = None
     minutes: float
 
     def table(self) -> str:
@@ -83,6 +87,8 @@ class LearnResult:
             rows.append(("from scratch", str(self.scratch_cer), str(self.scratch_wer)))
         if self.cer is not None:
             rows.append(("held-out recordings", str(self.cer), str(self.wer)))
+        if self.search is not None:
+            rows.append(("with a search", str(self.search.cer), str(self.search.wer)))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -90,7 +96,16 @@ class LearnResult:
         ]
         if self.cer is None:
             lines = ["No test set: nothing was measured on held-out recordings."]
-        return "\n".join((*lines, "", f"model   {self.model}", f"report  {self.report}"))
+        lines += ["", f"model   {self.model}", f"report  {self.report}"]
+        if self.search is not None:
+            gain = self.search.gain.wer
+            lines.insert(
+                -3,
+                f"WER with the search minus without: {gain.value:+.1%} ({gain.low:+.1%} to "
+                f"{gain.high:+.1%})",
+            )
+            lines.append(f"search  unheard transcribe {self.model} ... {self.search.options}")
+        return "\n".join(lines)
 
 
 def learn(
@@ -112,6 +127,13 @@ def learn(
     normalizer: str = NORMALIZER,
     language: str | None = None,
     augment: str | None = None,
+    text: Sequence[str | os.PathLike[str]] = (),
+    lm: str | os.PathLike[str] | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    beam: int | None = None,
+    lm_weight: float | None = None,
+    word_bonus: float | None = None,
     on_collapse: OnCollapse = "warn",
     seed: int = 0,
     device: str = "auto",
@@ -153,6 +175,16 @@ def learn(
         augment: what to do to recordings as they are heard in fine-tuning, some at random: any of
             speed, reverb, noise and codec, with commas between. Folders of recorded noise or rooms,
             and codecs, may follow: "noise=musan/,reverb=rooms/,codec=telephone+opus".
+        text: files with a sentence on each line, in the language of the transcripts: a language
+            model is made of them and of the transcripts, its weights are tuned on the validation
+            set, and error rates are measured with and without it.
+        lm: a language model that is there already, instead: .arpa, .arpa.gz or .unheard-lm.
+        lexicon: file of the words that may be written; any text may be without one.
+        preset: settings of the search by name or file; the weights are tuned where none of
+            this, `lm_weight` and `word_bonus` is given.
+        beam: hypotheses kept after each frame.
+        lm_weight: of the language model's natural log-probability.
+        word_bonus: added for each word [nats].
         on_collapse: what to do when a training is lost, for instance because it writes nothing:
             "warn" says so and goes on; "stop" saves and ends; "rewind" goes back to the last
             checkpoint from before and on with half the learning rate, three times at most.
@@ -188,8 +220,24 @@ def learn(
         "normalizer": normalizer,
         "language": language,
         "augment": augment,
+        "text": [str(source) for source in text] or None,
+        "lm": _text(lm),
+        "lexicon": _text(lexicon),
+        "preset": preset,
+        "beam": beam,
+        "lm_weight": lm_weight,
+        "word_bonus": word_bonus,
         "seed": seed,
     }
+    asked = SearchOptions(
+        lm=lm,
+        lexicon=lexicon,
+        preset=preset,
+        beam=beam,
+        lm_weight=lm_weight,
+        word_bonus=word_bonus,
+    )
+    check_search(text, asked)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "learn.lock"):
         stages = _Stages(folder, request, quiet=quiet)
@@ -288,16 +336,37 @@ def learn(
             equal = replace(config, budget=Budget(max_steps=steps))
             scratch_model = folder / "scratch" / "model"
             stages.run("scratch", lambda: write_from("scratch", scratch_model, None, equal))
-        result = _measure(folder, stages, has_test=bool(data["test"]), scratch=compare_scratch)
+        search = make_search(
+            folder,
+            stages.run,
+            text=text,
+            asked=asked,
+            learned=data["train"],
+            normalizer=normalizer,
+            seed=seed,
+            quiet=quiet,
+        )
+        result = _measure(
+            folder, stages, has_test=bool(data["test"]), scratch=compare_scratch, search=search
+        )
         stages.finish(result)
         stages.run("report", lambda: write_report(folder), again=True)
     return replace(result, minutes=stages.total_seconds / 60)
 
 
-def _measure(folder: Path, stages: "_Stages", *, has_test: bool, scratch: bool) -> LearnResult:
-    """Measure error rates on the test set, of both models if there are two."""
+def _measure(
+    folder: Path,
+    stages: "_Stages",
+    *,
+    has_test: bool,
+    scratch: bool,
+    search: SearchOptions | None,
+) -> LearnResult:
+    """Measure error rates on the test set, of both models if there are two, and of the search."""
     found: dict[str, Evaluation] = {}
-    if (before := stages.measured(folder, scratch=scratch)) is not None:
+    searched: list[SearchResult] = []
+    before = stages.measured(folder, scratch=scratch, search=search is not None)
+    if before is not None:
         return before
     if has_test:
         places = {"evaluate": (folder / "model", folder / "evaluation")}
@@ -310,6 +379,13 @@ def _measure(folder: Path, stages: "_Stages", *, has_test: bool, scratch: bool) 
                 found[stage] = evaluate(model, folder / "data" / "test.jsonl", out=out)
 
             stages.run(stage, measure, again=True)
+        if search is not None:
+            greedy = found["evaluate"]
+            stages.run(
+                "evaluate search",
+                lambda: searched.append(measure_search(folder, search, greedy)),
+                again=True,
+            )
     ours, theirs = found.get("evaluate"), found.get("evaluate scratch")
     return LearnResult(
         model=folder / "model",
@@ -321,6 +397,7 @@ def _measure(folder: Path, stages: "_Stages", *, has_test: bool, scratch: bool) 
         difference=(
             None if ours is None or theirs is None else paired_bootstrap(ours.errors, theirs.errors)
         ),
+        search=searched[0] if searched else None,
         minutes=0.0,
     )
 
@@ -425,15 +502,21 @@ class _Stages:
                 "run": "scratch",
                 "difference": result.difference.to_dict(),
             }
+        if result.search is not None:
+            found["search"] = result.search.to_dict()
         self._data["result"] = found
         self._write()
 
-    def measured(self, folder: Path, *, scratch: bool) -> LearnResult | None:
+    def measured(self, folder: Path, *, scratch: bool, search: bool) -> LearnResult | None:
         """Give the result of a run that was measured before; None when there is none yet."""
-        stages = ["evaluate", "evaluate scratch"] if scratch else ["evaluate"]
+        stages = ["evaluate"]
+        stages += ["evaluate scratch"] if scratch else []
+        stages += ["evaluate search"] if search else []
         done = all(self._data["stages"].get(name, {}).get("state") == "done" for name in stages)
         found = self._data["result"]
         if not done or "cer" not in found or (scratch and "scratch" not in found):
+            return None
+        if search and "search" not in found:
             return None
         for name in stages:
             self.say(f"{name}: done before")
@@ -446,6 +529,7 @@ class _Stages:
             scratch_cer=theirs and from_dict(Rate, theirs["error_rate"]["cer"]),
             scratch_wer=theirs and from_dict(Rate, theirs["error_rate"]["wer"]),
             difference=theirs and from_dict(PairedDifference, theirs["difference"]),
+            search=SearchResult.read(found["search"]) if search else None,
             minutes=0.0,
         )
 
