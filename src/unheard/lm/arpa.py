@@ -48,6 +48,7 @@ _KENLM = b"mmap lm http://kheafield.com/code"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 _COUNT = re.compile(rb"ngram[ \t]+(\d{1,3})[ \t]*=[ \t]*(\d{1,18})")
+_DECIMAL = b"0123456789+-.eE"
 _BLANKS = b" \t\r\n"
 _BLANK = re.compile(rb"[ \t\r\n]*")
 
@@ -355,10 +356,11 @@ class _Lines:
 
 def _number(lines: _Lines, field: bytes) -> float:
     """Read one number."""
-    value, sound = arpa_kernel.parse_number(np.frombuffer(field, dtype=np.uint8), 0, len(field))
-    if not sound or not math.isfinite(value * LN_10):
-        lines.fail(f"{_FAULTS[arpa_kernel.NUMBER]}, found {_shown(field)}")
-    return value
+    with contextlib.suppress(ValueError):
+        value = float(field) * LN_10
+        if math.isfinite(value) and not field.strip(_DECIMAL):
+            return float(field)
+    lines.fail(f"{_FAULTS[arpa_kernel.NUMBER]}, found {_shown(field)}")
 
 
 def _expected(order: int, line: bytes) -> str:
