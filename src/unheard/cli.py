@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else EXIT_COULD_NOT_RUN
     except KeyboardInterrupt as stop:
-        _say_stopped(verb, words)
+        _say_stopped(words, resumes=verb.resumes or isinstance(stop, Interrupted))
         return stop.exit_code if isinstance(stop, Interrupted) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone. Python flushes stdout once more at
@@ -247,7 +247,9 @@ VERBS = {
 }
 
 LM_VERBS = {
-    "train": Verb(summary="text in, an n-gram language model out", run=_lm_train),
+    "train": Verb(
+        summary="text in, a language model out: an n-gram or a Transformer", run=_lm_train
+    ),
     "perplexity": Verb(summary="measure a language model on text", run=_lm_perplexity),
 }
 
@@ -334,12 +336,12 @@ def _unknown_verb(word: str, verbs: dict[str, Verb], program: str) -> str:
     return f'Unknown verb "{word}". {hint} For all verbs, run: {program} --help'
 
 
-def _say_stopped(verb: Verb, words: list[str]) -> None:
+def _say_stopped(words: list[str], *, resumes: bool) -> None:
     """Say how to go on after Ctrl-C or another signal to stop."""
     import shlex
 
     command = f" To go on from here, run again:\n  unheard {shlex.join(words)}"
-    print(f"\nStopped.{command if verb.resumes else ''}", file=sys.stderr)
+    print(f"\nStopped.{command if resumes else ''}", file=sys.stderr)
 
 
 def _complain(message: str) -> None:

@@ -183,6 +183,10 @@ class BatchPlan:
         """Utterance numbers of the batch at a position."""
         return self._plan(position.epoch)[position.batch]
 
+    def batches(self, epoch: int) -> int:
+        """How many batches an epoch has."""
+        return len(self._plan(epoch))
+
     def within(self, position: Position) -> Position:
         """Return a position of this plan: the start of the next epoch if `position` is beyond.
 

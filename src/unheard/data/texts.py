@@ -115,6 +115,11 @@ class TextSource:
             seed=seed,
         )
 
+    @property
+    def batches(self) -> int:
+        """How many batches there are in the first pass over the texts."""
+        return self.plan.batches(epoch=0)
+
     def load(self, position: Position) -> TextBatch:
         """Encode and stack the texts of the batch at a position."""
         rows = [self._rows[int(number)] for number in self.plan.batch(position)]

@@ -10,21 +10,13 @@ Source: wav2letter recipes/sota/2019, "rescoring": a linear mix of scores with w
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unheard.decoding.hypothesis import Hypothesis, ScoreParts
 from unheard.errors import ConfigError, ShapeError
-
-
-class SentenceScorer(Protocol):
-    """A language model that scores whole sentences: `NeuralModel`, `NgramModel`."""
-
-    def score_sentences(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the natural log-probability of each text, its end included."""
-        ...
+from unheard.lm.scorer import SentenceScorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +64,7 @@ def rescore(
 
     Args:
         hypotheses: n-best readings of a search, or of anything that scores in nats.
-        scorer: the second language model.
+        scorer: the second language model: a `NeuralModel`, an `NgramModel` or the like.
         config: weights.
 
     Returns:

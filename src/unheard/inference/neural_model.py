@@ -73,7 +73,11 @@ class NeuralModel:
         """
         different = list(dict.fromkeys(texts))
         totals = dict(
-            zip(different, (float(scores.sum()) for scores in self._score(different)), strict=True)
+            zip(
+                different,
+                (float(found.sum()) for found in self.score_units(different)),
+                strict=True,
+            )
         )
         return np.asarray([totals[text] for text in texts], dtype=np.float64)
 
@@ -83,17 +87,16 @@ class NeuralModel:
         numbers = [*pieces.encode(text), END_ID]
         return [
             PieceScore(piece=pieces.symbols[number], log_prob=float(score))
-            for number, score in zip(numbers, self._score([text])[0], strict=True)
+            for number, score in zip(numbers, self.score_units([text])[0], strict=True)
         ]
 
-    def count_unknown(self, texts: Sequence[str]) -> int:
-        """Count characters of texts that the model does not know."""
-        encode = self.bundle.pieces.encode
-        return sum(encode(text).count(UNKNOWN_ID) for text in texts)
+    def unknown_units(self, text: str) -> NDArray[np.bool_]:
+        """Tell which pieces of a text stand for a character that the model does not know."""
+        return np.asarray(self.bundle.pieces.encode(text), dtype=np.int64) == UNKNOWN_ID
 
     @torch.inference_mode()
-    def _score(self, texts: Sequence[str]) -> list[NDArray[np.float64]]:
-        """Log-probability of each piece of each text, and of its end."""
+    def score_units(self, texts: Sequence[str]) -> list[NDArray[np.float64]]:
+        """Return, for each text, the log-probability of each piece and of the end [nats]."""
         model = self.bundle.model
         device = model.embedding.weight.device
         encoded = [[START_ID, *self.bundle.pieces.encode(text), END_ID] for text in texts]

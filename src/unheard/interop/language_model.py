@@ -12,7 +12,7 @@ A later format gets a higher version; this reader refuses what it does not know.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,11 +20,12 @@ from unheard.config import from_dict, to_dict
 from unheard.errors import CheckpointError, ConfigError, FormatError, UnheardError
 from unheard.files import sha256_file, write_json_atomic
 from unheard.interop import storage
+from unheard.interop.load import RESULT_FOLDER
 from unheard.interop.native import HASHES_FILE, WEIGHTS_FILE, read_hashes
 from unheard.interop.networks import NoDraws
 from unheard.interop.safetensors_store import SafetensorsStore, check_hash
 from unheard.interop.stored import Place
-from unheard.lm.pieces import Pieces
+from unheard.lm.pieces import Pieces, PieceUnits
 from unheard.models.language_model import LanguageModel, LanguageModelConfig
 
 FORMAT = "unheard-language-model"
@@ -36,8 +37,6 @@ _FILES = (CONFIG_FILE, PIECES_FILE, WEIGHTS_FILE)
 
 _LARGEST = {"layers": 1_000, "dim": 100_000, "ffn_dim": 1_000_000, "context": 1_000_000}
 """Sizes beyond which no network is built."""
-
-PieceUnits = Literal["piece", "character"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,7 @@ def load_language_model(
     """Read the folder of a language model; all is checked before weights are read.
 
     Args:
-        folder: that `save_language_model` wrote.
+        folder: that `save_language_model` wrote, or the run folder that has it as "model".
         device: where the weights go.
 
     Returns:
@@ -117,6 +116,8 @@ def load_language_model(
         ConfigError: if a setting in it is not valid.
     """
     source = Path(folder)
+    if not (source / HASHES_FILE).is_file() and (source / RESULT_FOLDER).is_dir():
+        source = source / RESULT_FOLDER
     if not source.is_dir():
         raise FormatError(
             f"{source} is not the folder of a language model: expected one that `unheard lm train "

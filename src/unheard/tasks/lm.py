@@ -372,7 +372,7 @@ def measure(model: UnitScorer, texts: Iterable[str]) -> Perplexity:
 def _say(trained: TrainedNgram) -> None:
     """Log what a reader of the model should know about its text."""
     if trained.empty:
-        logger.info("%d empty lines passed over.", trained.empty)
+        logger.info("Empty lines passed over: %d.", trained.empty)
     if trained.markers:
         logger.info(
             'The text holds %d words such as "<s>", which mark sentences and are not learnt: '

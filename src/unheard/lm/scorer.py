@@ -1,0 +1,27 @@
+"""What a language model of any kind can be asked: how probable texts are, unit by unit."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class SentenceScorer(Protocol):
+    """A language model that scores whole sentences."""
+
+    def score_sentences(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the natural log-probability of each text, its end included, (texts,)."""
+        ...
+
+
+class UnitScorer(SentenceScorer, Protocol):
+    """A language model that says how each unit of a text adds to its score."""
+
+    def score_units(self, texts: Sequence[str]) -> list[NDArray[np.float64]]:
+        """Return, for each text, the log-probability of each unit and of the end [nats]."""
+        ...
+
+    def unknown_units(self, text: str) -> NDArray[np.bool_]:
+        """Tell which units of a text the model does not know, (units,)."""
+        ...
