@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unheard.audio.signal import InputSpec, Waveform
     from unheard.data.manifest import Utterance
     from unheard.decoding.emissions import Emissions
+    from unheard.decoding.rescore import RescoreConfig, rescore
     from unheard.errors import (
         AlignmentError,
         AlphabetError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         UnheardError,
         WorkerError,
     )
+    from unheard.inference.neural_model import NeuralModel
     from unheard.interop.adapter_folder import list_adapters, save_adapter
     from unheard.interop.adapters import new_adapter, with_adapter
     from unheard.interop.bundle import ModelBundle
@@ -77,6 +79,9 @@ __all__ = [
     "ModelBundle",
     "Inspection",
     "NgramModel",
+    "NeuralModel",
+    "rescore",
+    "RescoreConfig",
     # what flows between them
     "Waveform",
     "InputSpec",
@@ -124,6 +129,9 @@ _MODULES = {
     "ModelBundle": "unheard.interop.bundle",
     "Inspection": "unheard.interop.inspection",
     "NgramModel": "unheard.lm.ngram",
+    "NeuralModel": "unheard.inference.neural_model",
+    "rescore": "unheard.decoding.rescore",
+    "RescoreConfig": "unheard.decoding.rescore",
     "Waveform": "unheard.audio.signal",
     "InputSpec": "unheard.audio.signal",
     "Utterance": "unheard.data.manifest",
