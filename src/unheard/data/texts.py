@@ -99,16 +99,16 @@ class TextSource:
         self._context = context
         self._seed = seed
         self._dropout = dropout
-        lengths = [len(encoder.encode(text)) + 1 for text in texts]
-        self.tokens = sum(lengths)
-        # (text, first of its tokens to predict, how many)
-        self._rows = [
-            (number, first, min(context, length - first))
-            for number, length in enumerate(lengths)
-            for first in range(0, length, context)
-        ]
+        lengths = np.fromiter((len(encoder.encode(text)) + 1 for text in texts), dtype=np.int64)
+        self.tokens = int(lengths.sum())
+        # Of each row the text, the first of its tokens to predict, and how many.
+        stretches = -(-lengths // context)
+        self._text = np.repeat(np.arange(len(texts)), stretches)
+        before = np.repeat(np.cumsum(stretches) - stretches, stretches)
+        self._first = (np.arange(len(self._text)) - before) * context
+        self._count = np.minimum(context, lengths[self._text] - self._first)
         self.plan = BatchPlan(
-            np.asarray([count for _, _, count in self._rows], dtype=np.int64),
+            self._count,
             batch_samples=batch_tokens,
             fit="pad",
             max_samples=context,
@@ -122,14 +122,15 @@ class TextSource:
 
     def load(self, position: Position) -> TextBatch:
         """Encode and stack the texts of the batch at a position."""
-        rows = [self._rows[int(number)] for number in self.plan.batch(position)]
+        rows = self.plan.batch(position).tolist()
         return stack_rows(
-            [self._row(*row, epoch=position.epoch) for row in rows],
-            ids=[f"text {number + 1}" for number, _, _ in rows],
+            [self._row(row, epoch=position.epoch) for row in rows],
+            ids=[f"text {self._text[row] + 1}" for row in rows],
         )
 
-    def _row(self, number: int, first: int, count: int, *, epoch: int) -> list[int]:
+    def _row(self, row: int, *, epoch: int) -> list[int]:
         """Tokens of a stretch, with the one before it."""
+        number, first, count = int(self._text[row]), int(self._first[row]), int(self._count[row])
         text = self._texts[number]
         # A text that is cut is always split alike, so that its stretches fit together.
         whole = first == 0 and count < self._context
