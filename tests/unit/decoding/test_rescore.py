@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unheard.decoding.hypothesis import Hypothesis, ScoreParts, Word
 from unheard.decoding.rescore import RescoreConfig, mix, rescore, rescore_many, sentence_scores
 from unheard.errors import ConfigError, ShapeError
+from unheard.lm.ngram import train_ngram
 
 
 class Scorer:
@@ -92,6 +93,18 @@ def test_many_recordings_are_asked_about_at_once() -> None:
     assert scorer.asked == [["a long one", "short", "", "short", ""]]
     scores = sentence_scores(many, Scorer())
     assert [one.tolist() for one in scores] == [[-10.0, -5.0, 0.0], [], [-5.0, 0.0]]
+
+
+def test_an_ngram_model_can_be_the_second_one() -> None:
+    lines = ["a long one"] * 5 + ["a short one"]
+    model = train_ngram(lines, order=2).model
+    found = rescore(NBEST, model, RescoreConfig(weight=2.0))
+    by_text = {one.text: one for one in found}
+    for before in NBEST:
+        assert before.parts is not None
+        expected = before.score + 2 * model.score_sentence(before.text)
+        assert by_text[before.text].score == pytest.approx(expected)
+    assert found[0].text == "a long one"
 
 
 def test_an_impossible_text_comes_last_and_counts_nothing_without_weight() -> None:
