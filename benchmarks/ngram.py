@@ -74,7 +74,7 @@ def compare_training(folder: Path) -> float:
     """Train each model and compare every number; return the largest difference."""
     texts = (folder / "text.txt").read_text().splitlines()
     print(
-        "| model | n-grams | missing | too many | probability off by | back-off off by | trained in |"
+        "| model | n-grams | missing | too many | probability off by | back-off off by | trained |"
     )
     print("|---|---|---|---|---|---|---|")
     worst = 0.0

@@ -45,6 +45,7 @@ def test_help_lists_every_verb_on_standard_output(capsys: pytest.CaptureFixture[
         "pretrain",
         "finetune",
         "evaluate",
+        "lm",
         "transcribe",
         "inspect",
         "convert",
