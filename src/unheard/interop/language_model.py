@@ -115,14 +115,7 @@ def load_language_model(
         FormatError: if it is not such a folder, or of a later version.
         ConfigError: if a setting in it is not valid.
     """
-    source = Path(folder)
-    if not (source / HASHES_FILE).is_file() and (source / RESULT_FOLDER).is_dir():
-        source = source / RESULT_FOLDER
-    if not source.is_dir():
-        raise FormatError(
-            f"{source} is not the folder of a language model: expected one that `unheard lm train "
-            "--kind transformer` wrote."
-        )
+    source = find_language_model(folder)
     hashes = read_hashes(source, needed=_FILES)
     for name in (CONFIG_FILE, PIECES_FILE):
         check_hash(
@@ -146,6 +139,23 @@ def load_language_model(
         normalizer=data.get("normalizer"),
         provenance=data.get("provenance", {}),
     )
+
+
+def find_language_model(folder: str | Path) -> Path:
+    """Find the model's own folder: this one, or "model" in the folder of its training.
+
+    Raises:
+        FormatError: if there is no such folder.
+    """
+    source = Path(folder)
+    if not (source / HASHES_FILE).is_file() and (source / RESULT_FOLDER).is_dir():
+        return source / RESULT_FOLDER
+    if not source.is_dir():
+        raise FormatError(
+            f"{source} is not the folder of a language model: expected one that `unheard lm train "
+            "--kind transformer` wrote."
+        )
+    return source
 
 
 def is_language_model_folder(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from unheard.decoding.search import HOT_WORD_BONUS, Decoder, SearchConfig
 from unheard.errors import ConfigError
 from unheard.files import sha256_file
 from unheard.inference.neural_model import NeuralModel
+from unheard.interop.language_model import find_language_model
 from unheard.interop.native import HASHES_FILE
 from unheard.lm.ngram import NgramModel
 from unheard.text.alphabet import Alphabet
@@ -115,7 +116,9 @@ class SearchOptions:
             "lm": _content(self.lm),
             "lexicon": _content(self.lexicon),
             "hot_words": dict(parse_hot_words(self.hot_words)),
-            "rescore": None if self.rescore is None else _content(Path(self.rescore) / HASHES_FILE),
+            "rescore": None
+            if self.rescore is None
+            else _content(find_language_model(os.fspath(self.rescore)) / HASHES_FILE),
             "rescoring": None if self.rescore is None else asdict(self.rescoring()),
         }
 
