@@ -46,10 +46,10 @@ def small_text() -> LanguageModelRecipe:
     return LanguageModelRecipe(
         name="small-text",
         network=LanguageModelConfig(
-            vocab=1000, dim=256, ffn_dim=1024, layers=4, heads=4, dropout=0.3
+            vocab=1000, dim=192, ffn_dim=768, layers=3, heads=3, dropout=0.3
         ),
-        training=_training(steps=1500, learning_rate=1e-3, validations=15),
-        batch_tokens=1024,
+        training=_training(steps=5000, learning_rate=3e-3, validations=20),
+        batch_tokens=512,
     )
 
 

@@ -196,7 +196,7 @@ def train(
         set: settings of a Transformer to change, such as network.layers=6 or
             training.learning_rate=5e-4; once for each.
         max_minutes: time to train a Transformer [minutes].
-        max_steps: updates of a Transformer's weights; 1500 by default, 20000 with much text.
+        max_steps: updates of a Transformer's weights; 5000 by default, 20000 with much text.
         seed: of everything that is drawn for a Transformer.
         device: where a Transformer is trained: "cpu", "cuda", ...; "auto" takes a graphics
             processor if there is one.
