@@ -80,8 +80,8 @@ def test_sentences_of_many_scripts(text: str, sentences: list[str]) -> None:
 
 def test_times_of_sentences_words_and_characters() -> None:
     timed = lay("Ba, ab!\nCAB.", "__bba_|_ab__|caab_")
-    assert frames(timed.sentences) == [("Ba, ab!", 2, 11), ("CAB.", 13, 17)]
-    assert frames(timed.words) == [("Ba,", 2, 5), ("ab!", 9, 11), ("CAB.", 13, 17)]
+    assert frames(timed.sentences) == [("Ba, ab!", 2, 10), ("CAB.", 13, 17)]
+    assert frames(timed.words) == [("Ba,", 2, 5), ("ab!", 8, 10), ("CAB.", 13, 17)]
     assert frames(timed.words[0].parts) == [("b", 2, 4), ("a", 4, 5)]
     assert frames(timed.characters)[-3:] == [("c", 13, 14), ("a", 14, 16), ("b", 16, 17)]
     assert timed.words[0].confidence == pytest.approx(math.exp(SURE), abs=1e-6)
@@ -115,7 +115,8 @@ def test_without_word_boundary_every_character_is_a_word() -> None:
 def test_a_star_takes_what_is_not_in_the_text() -> None:
     timed = lay("ba * ab", "ba|??__??|ab")
     assert frames(timed.words) == [("ba", 0, 2), ("ab", 10, 12)]
-    assert frames(timed.stars) == [("*", 3, 9)]
+    # Of the two boundaries heard, one is the text's; the other is the star's.
+    assert frames(timed.stars) == [("*", 3, 10)]
     assert timed.stars[0].confidence > 0.98
     for text, heard, expected in (
         ("* ab", "??|ab", [(0, 3)]),
@@ -132,8 +133,8 @@ def test_words_that_cannot_be_written_stand_in_their_gap() -> None:
     timed = lay("ba 15 xy ab 7", "ba|????????|ab|?")
     assert [span[0] for span in frames(timed.words)] == ["ba", "15", "xy", "ab", "7"]
     first, second = timed.words[1:3]
-    assert (first.start_seconds, second.end_seconds) == (0.03, 0.11)
-    assert first.end_seconds == second.start_seconds == pytest.approx(0.07)
+    assert (first.start_seconds, second.end_seconds) == (0.03, 0.12)
+    assert first.end_seconds == second.start_seconds == pytest.approx(0.075)
     assert first.confidence == second.confidence == 0
     assert frames(timed.words)[-1] == ("7", 14, 16)
     assert timed.stars == ()
@@ -176,9 +177,7 @@ def test_a_rough_text_loses_what_was_not_said() -> None:
     assert frames(timed.words) == [("ba", 4, 6), ("ab", 8, 10), ("ca", 17, 19)]
     assert [(word.text, word.index) for word in timed.missing] == [("cab", 1), ("abba", 3)]
     assert timed.indices == (0, 2, 4)
-    assert [span[1:] for span in frames(timed.stars)] == [(0, 4), (11, 17)] or [
-        span[1:] for span in frames(timed.stars)
-    ] == [(0, 3), (11, 16)]
+    assert [span[1:] for span in frames(timed.stars)] == [(0, 4), (11, 16)]
     nothing = lay("cab", "____", rough=True)
     assert nothing.sentences == nothing.words == ()
     assert nothing.missing[0].text == "cab"
