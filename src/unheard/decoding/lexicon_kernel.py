@@ -99,7 +99,6 @@ class Rules(NamedTuple):
     boundary_bonus: float
     histories: int
     """How many histories are kept that the language model cannot tell apart."""
-    summed: bool
 
 
 class Histories(NamedTuple):
@@ -125,7 +124,7 @@ class Histories(NamedTuple):
 
 
 class Hypotheses(NamedTuple):
-    """Hypotheses of one frame; arrays (beam,).
+    """Hypotheses of one frame; arrays, as many as the beam holds and some more.
 
     Attributes:
         history: int32, the words before.
@@ -164,7 +163,7 @@ class Index(NamedTuple):
 
     Attributes:
         head: int32 (power of two,), -1 where a chain is empty.
-        following: int32 (beam,), the next in the chain.
+        following: int32, the next in the chain.
     """
 
     head: NDArray[np.int32]
@@ -202,9 +201,9 @@ class Beam(NamedTuple):
         index: of the hypotheses.
         candidates: of the frame.
         frame: the frame.
-        scores: float64 (beam + room,).
-        ranked: float64 (beam + room,).
-        dropped: bool (beam,).
+        scores: float64, room for those of hypotheses and candidates.
+        ranked: float64, the same.
+        dropped: bool, of each hypothesis.
     """
 
     now: Hypotheses
@@ -221,13 +220,14 @@ class Beam(NamedTuple):
 
 def new_beam(width: int, vocab: int) -> Beam:
     """Return the beam of a search that begins: one hypothesis, at the root, in blank."""
+    most = width + width // 2 + 8  # some of which are then dropped as beaten
 
     def hypotheses() -> Hypotheses:
         return Hypotheses(
-            history=np.zeros(width, np.int32),
-            node=np.zeros(width, np.int32),
-            blank_mass=np.zeros(width),
-            symbol_mass=np.zeros(width),
+            history=np.zeros(most, np.int32),
+            node=np.zeros(most, np.int32),
+            blank_mass=np.zeros(most),
+            symbol_mass=np.zeros(most),
         )
 
     room = 4 * width + 64  # thinned out to the beam when full
@@ -239,8 +239,8 @@ def new_beam(width: int, vocab: int) -> Beam:
         size=np.ones(1, np.int64),
         scale=np.array([0.0, 1.0]),
         index=Index(
-            head=np.full(_table_size(width), -1, np.int32),
-            following=np.zeros(width, np.int32),
+            head=np.full(_table_size(most), -1, np.int32),
+            following=np.zeros(most, np.int32),
         ),
         candidates=Candidates(
             history=np.zeros(room, np.int32),
@@ -256,9 +256,9 @@ def new_beam(width: int, vocab: int) -> Beam:
             numbers=np.zeros(2, np.int64),
             reals=np.zeros(4),
         ),
-        scores=np.zeros(width + room),
-        ranked=np.zeros(width + room),
-        dropped=np.zeros(width, np.bool_),
+        scores=np.zeros(most + room),
+        ranked=np.zeros(most + room),
+        dropped=np.zeros(most, np.bool_),
     )
 
 
@@ -296,14 +296,6 @@ def _mix(a, b):
     """Hash two numbers."""
     mixed = np.int64(a) * _HASH_A + np.int64(b) * _HASH_B
     return mixed ^ (mixed >> np.int64(31))
-
-
-@numba.njit(inline="always")
-def _join(a, b, summed):
-    """Put two masses together: their sum, or the best path's."""
-    if summed:
-        return a + b
-    return max(a, b)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -508,7 +500,7 @@ def _stay(now, spare, size, tree, rules, frame):
     best = 0.0
     least = np.inf
     for i in range(size):
-        either = _join(now.blank_mass[i], now.symbol_mass[i], rules.summed)
+        either = now.blank_mass[i] + now.symbol_mass[i]
         by_blank = either * blank
         by_symbol = 0.0
         if now.node[i] > 0:
@@ -518,11 +510,11 @@ def _stay(now, spare, size, tree, rules, frame):
             by_symbol = either * stay[rules.boundary]
         spare.blank_mass[i] = by_blank
         spare.symbol_mass[i] = by_symbol
-        score = _join(by_blank, by_symbol, rules.summed)
+        score = by_blank + by_symbol
         best = max(best, score)
         least = min(least, score)
     lowest = best * rules.threshold
-    if size == rules.beam:
+    if size >= rules.beam:
         lowest = max(lowest, least)
     frame.reals[1] = best
     frame.reals[2] = lowest
@@ -583,7 +575,7 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
     mask = head.shape[0] - 1
     shared_mask = shared_head.shape[0] - 1
     table_mask = table.shape[0] - 1
-    summed, apart, threshold = rules.summed, rules.boundary_after, rules.threshold
+    apart, threshold = rules.boundary_after, rules.threshold
     width = rules.beam
     room = new_mass.shape[0]
     symbols = frame.numbers[0]
@@ -600,7 +592,7 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
     for i in range(size):
         at = now_node[i]
         by_blank = now_blank[i]
-        either = by_blank + now_symbol[i] if summed else max(by_blank, now_symbol[i])
+        either = by_blank + now_symbol[i]
         own_symbol = tree_symbol[at]
         begin = first_label[at]
         # On within the word, then from the end of each word at this node.
@@ -661,10 +653,7 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
                 while found >= 0 and (now_history[found] != history or now_node[found] != child):
                     found = following[found]
                 if found >= 0:
-                    if summed:
-                        next_symbol[found] += mass
-                    elif mass > next_symbol[found]:
-                        next_symbol[found] = mass
+                    next_symbol[found] += mass
                     continue
                 if shared:
                     slot = place & shared_mask
@@ -674,10 +663,7 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
                     ):
                         found = shared_following[found]
                     if found >= 0:
-                        if summed:
-                            new_mass[found] += mass
-                        elif mass > new_mass[found]:
-                            new_mass[found] = mass
+                        new_mass[found] += mass
                         continue
                 if count == room:
                     count, limit = _thin(candidates, count, width, ranked, chained)
@@ -701,50 +687,79 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
 def _select(now, spare, size, candidates, count, rules, scores, ranked, scale):
     """Gather in `spare` the best of the hypotheses that stay and of the candidates.
 
+    Those beyond the beam are some more than it holds, for `_drop_beaten`.
+
     Returns:
-        How many there are; whether any were dropped for want of room.
+        How many there are; whether there were more than the beam holds.
     """
     total = size + count
     best = 0.0
     for i in range(size):
-        scores[i] = _join(spare.blank_mass[i], spare.symbol_mass[i], rules.summed)
+        scores[i] = spare.blank_mass[i] + spare.symbol_mass[i]
         best = max(best, scores[i])
     for i in range(size, total):
         scores[i] = candidates.mass[i - size]
         best = max(best, scores[i])
+    scale[1] = best
     limit = best * rules.threshold
     above = 0
     for i in range(total):
         if scores[i] > 0.0 and scores[i] >= limit:
             ranked[above] = scores[i]
             above += 1
+    room = spare.node.shape[0]
     ties = above
-    full = above > rules.beam
-    if full:
-        limit = nth_largest(ranked, above, rules.beam)
-        ties = rules.beam
+    if above > room:
+        limit = nth_largest(ranked, above, room)
+        ties = room
         for i in range(total):
             if scores[i] > limit:
                 ties -= 1
     kept = 0
     for i in range(total):
         score = scores[i]
+        if score <= 0.0 or score < limit:
+            continue
+        if score == limit:
+            if ties == 0:
+                continue
+            ties -= 1
+        if i < size:
+            spare.history[kept] = now.history[i]
+            spare.node[kept] = now.node[i]
+            spare.blank_mass[kept] = spare.blank_mass[i]
+            spare.symbol_mass[kept] = spare.symbol_mass[i]
+        else:
+            spare.history[kept] = candidates.history[i - size]
+            spare.node[kept] = candidates.node[i - size]
+            spare.blank_mass[kept] = 0.0
+            spare.symbol_mass[kept] = candidates.mass[i - size]
+        kept += 1
+    return kept, above > rules.beam
+
+
+@numba.njit(cache=True, nogil=True)
+def _trim(spare, size, width, ranked):
+    """Keep the best `width` of more hypotheses."""
+    for i in range(size):
+        ranked[i] = spare.blank_mass[i] + spare.symbol_mass[i]
+    limit = nth_largest(ranked, size, width)
+    ties = width
+    for i in range(size):
+        if spare.blank_mass[i] + spare.symbol_mass[i] > limit:
+            ties -= 1
+    kept = 0
+    for i in range(size):
+        score = spare.blank_mass[i] + spare.symbol_mass[i]
+        if score < limit or (score == limit and ties == 0):
+            continue
         if score == limit:
             ties -= 1
-        if score > 0.0 and (score > limit or (score == limit and ties >= 0)):
-            if i < size:
-                spare.history[kept] = now.history[i]
-                spare.node[kept] = now.node[i]
-                spare.blank_mass[kept] = spare.blank_mass[i]
-                spare.symbol_mass[kept] = spare.symbol_mass[i]
-            else:
-                spare.history[kept] = candidates.history[i - size]
-                spare.node[kept] = candidates.node[i - size]
-                spare.blank_mass[kept] = 0.0
-                spare.symbol_mass[kept] = candidates.mass[i - size]
-            kept += 1
-    scale[1] = best
-    return kept, full
+        spare.history[kept] = spare.history[i]
+        spare.node[kept] = spare.node[i]
+        spare.blank_mass[kept] = spare.blank_mass[i]
+        spare.symbol_mass[kept] = spare.symbol_mass[i]
+        kept += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -851,17 +866,21 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
             now, spare, size, candidates, count, rules, beam.scores, beam.ranked, scale
         )
         scale[0] = log_scale
-        if rules.histories < size and (full or not rules.summed):
+        if full:
             size = _drop_beaten(spare, size, index, rules, histories, beam.dropped)
+            if size > rules.beam:
+                _trim(spare, size, rules.beam, beam.ranked)
+                size = rules.beam
         now, spare = spare, now
         swapped = not swapped
         _chain(index.head, index.following, size, now.history, now.node)
     beam.size[0] = size
     if swapped:
-        beam.now.history[:size] = now.history[:size]
-        beam.now.node[:size] = now.node[:size]
-        beam.now.blank_mass[:size] = now.blank_mass[:size]
-        beam.now.symbol_mass[:size] = now.symbol_mass[:size]
+        for i in range(size):
+            beam.now.history[i] = now.history[i]
+            beam.now.node[i] = now.node[i]
+            beam.now.blank_mass[i] = now.blank_mass[i]
+            beam.now.symbol_mass[i] = now.symbol_mass[i]
     return taken, outcome
 
 
@@ -881,7 +900,7 @@ def close(tree, lm, hot, rules, histories, beam, end_word, ended, score, whole):
     base = beam.scale[0]
     for i in range(beam.size[0]):
         node = beam.now.node[i]
-        either = _join(beam.now.blank_mass[i], beam.now.symbol_mass[i], rules.summed)
+        either = beam.now.blank_mass[i] + beam.now.symbol_mass[i]
         log_mass = base + np.log(either) - tree.hope[node]
         words = tree.first_label[node + 1] - tree.first_label[node]
         for ending in range(max(words, 1)):

@@ -1,16 +1,14 @@
 """Search through a lexicon: only its words are written, and the whole score looks ahead.
 
-The reading that is looked for is the sequence of words whose best path through the frames has the
-highest score: acoustic log-probability of that path, language model, bonuses. Between two words
-stands one boundary symbol or several, with or without blanks between them; before the first and
-after the last word there may be some. A word may have several spellings, and the path takes the
-best; readings are told apart by their words.
+A reading is a sequence of words. Its acoustic score is the log-probability of all paths that write
+it, summed: through any spelling of its words, with one boundary symbol or several between two
+words, and any number before the first and after the last. Language model and bonuses are added.
 
 While a word is unfinished, the best unigram score of the words that it can become stands for that
 of the language model (Ortmanns, Ney and Eiden 1996, "Language-model look-ahead for large vocabulary
-speech recognition"). Where the language model cannot tell two histories apart, only as many are
-followed as readings are asked for. With nothing pruned (`beam` as large as the number of
-hypotheses, thresholds infinite), both leave the result exact.
+speech recognition"). When the beam is full, of histories that the language model cannot tell apart
+only as many are followed as readings are asked for. With nothing pruned (`beam` as large as the
+number of hypotheses, thresholds infinite), the result is exact.
 """
 
 import logging
@@ -191,7 +189,6 @@ class LexiconDecoder:
             has_lm=lm is not None,
             boundary_bonus=config.boundary_bonus,
             histories=config.nbest,
-            summed=False,
         )
         return _Scoring(tree=tree, rules=rules)
 
@@ -273,7 +270,7 @@ class LexiconStream:
         size = int(beam.size[0])
         if not size:
             return Partial(text="", stable_text="")
-        masses = np.maximum(beam.now.blank_mass[:size], beam.now.symbol_mass[:size])
+        masses = beam.now.blank_mass[:size] + beam.now.symbol_mass[:size]
         best = int(masses.argmax())
         words = [lexicon.words[w] for w in self._words(int(beam.now.history[best]))]
         node = int(beam.now.node[best])
@@ -364,12 +361,12 @@ class LexiconStream:
         usable = np.isfinite(scores)
         if (whole & usable).any():
             usable &= whole
-        ended, scores = ended[usable], scores[usable]
-        order = np.lexsort((ended, -scores))
-        endings: dict[int, float] = {}
-        for place in order.tolist():
-            endings.setdefault(int(ended[place]), float(scores[place]))
-        return list(endings.items()) or [(0, -math.inf)]
+        histories, place = np.unique(ended[usable], return_inverse=True)
+        sums = np.full(len(histories), -np.inf)
+        np.logaddexp.at(sums, place, scores[usable])
+        order = np.argsort(-sums, kind="stable")
+        endings = zip(histories[order].tolist(), sums[order].tolist(), strict=True)
+        return list(endings) or [(0, -math.inf)]
 
     def _words(self, history: int) -> list[int]:
         """Return the words of a history."""
