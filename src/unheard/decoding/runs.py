@@ -88,6 +88,13 @@ def read_runs(
     )
 
 
+def text_of(token_ids: Sequence[int], alphabet: Alphabet) -> str:
+    """Write collapsed symbols as text, as `read_runs` does."""
+    groups = word_groups(token_ids, alphabet)
+    words = (alphabet.decode([token_ids[index] for index in group]).strip() for group in groups)
+    return separator(alphabet).join(word for word in words if word)
+
+
 def word_groups(token_ids: Sequence[int], alphabet: Alphabet) -> Iterator[list[int]]:
     """Gather the places of each word's symbols."""
     boundaries = boundary_ids(alphabet)

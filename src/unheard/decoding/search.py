@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,8 @@ class SearchConfig:
             frame; None for all. To stay on a symbol and to pause (the blank) is always possible.
         symbol_threshold: no hypothesis grows by a symbol with a log-probability below minus this,
             unless it is the frame's most probable one [nats].
-        lm_weight: factor of the language model's natural log-probability.
+        lm_weight: factor of the language model's natural log-probability; of no effect without
+            one.
         word_bonus: added for each word; a negative one gives fewer, longer words [nats].
         unknown_score: added for each word that the language model does not know, on top of what
             it gives to `<unk>`; minus infinity closes the vocabulary [nats].
@@ -63,7 +64,7 @@ class SearchConfig:
     beam_threshold: float = 25.0
     symbols_per_frame: int | None = None
     symbol_threshold: float = 12.0
-    lm_weight: float = 0.0
+    lm_weight: float = 1.0
     word_bonus: float = 0.0
     unknown_score: float = -10.0
     boundary_bonus: float = 0.0
@@ -226,7 +227,17 @@ class Decoder(Protocol):
         """Begin a search whose frames come piece by piece."""
         ...
 
-    def with_config(self, config: SearchConfig) -> "Decoder":
+
+@runtime_checkable
+class SearchDecoder(Decoder, Protocol):
+    """A decoder with settings."""
+
+    @property
+    def config(self) -> SearchConfig:
+        """The settings."""
+        ...
+
+    def with_config(self, config: SearchConfig) -> "SearchDecoder":
         """Return the same decoder with other settings, at little cost."""
         ...
 

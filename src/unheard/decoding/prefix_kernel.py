@@ -1,0 +1,928 @@
+"""The compiled part of the CTC prefix search: arrays in, arrays out.
+
+A *prefix* is a sequence of written symbols: a node of a tree that grows while frames are read
+(`Working.prefix_*`, one row a node, a parent always before its children). A *slot* is a prefix
+that is in the beam now, with the log-probability of all its paths that end with the blank, and of
+those that end with its last symbol. Boundaries between words beside each other, and at the start,
+are one boundary: after one, a further boundary is just another way to pause.
+
+Beside the sum over all paths goes the best single path, which gives the words their times. Where
+it enters a symbol is a node of a second tree (`Working.entry_*`), as deep as the prefix.
+
+Both trees are swept now and then (`sweep`): what no slot needs is dropped, so that memory follows
+the length of the text and the width of the beam, not the number of frames.
+
+Source: Graves 2012, "Supervised sequence labelling", sec. 7.5 prefix search; Hannun et al. 2014,
+"First-pass large vocabulary continuous speech recognition using bi-directional recurrent DNNs",
+algorithm 1 (the beam with blank and non-blank probabilities).
+"""
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from unheard.lm.kernel import NgramTables, ngram_step
+
+NO_LM, WORDS, UNITS = 0, 1, 2
+"""What the language model predicts: nothing, words at their ends, or every symbol."""
+
+PARENT, SYMBOL, CHILD, SIBLING, SLOT, SPELLING, STATE, HOT = range(8)
+WORD_COUNT, UNKNOWN_COUNT, END_STATE, DEPTH = range(8, 12)
+"""Columns of `Working.prefix_numbers`; END_STATE is -1 until the word's end was scored."""
+
+SCORE, AHEAD, LM_SCORE, HOT_SCORE, END_SCORE = range(5)
+"""Columns of `Working.prefix_scores`: all that is not acoustic, weighted; what is expected of the
+unfinished word; the language model's part, not weighted; hot words; the word's end."""
+
+BEFORE, FIRST, BEFORE_LAST, BEFORE_FRAMES = range(4)
+"""Columns of `Working.entry_numbers`: entry of the symbol before, first frame of this one, last
+frame and number of frames of the symbol before."""
+
+NODE, LAST_SYMBOL, B_ENTRY, B_LAST, B_FRAMES, N_ENTRY, N_LAST, N_FRAMES = range(8)
+"""Columns of `Working.slot_numbers`: B of the best path that ends with the blank, N of the best
+one that ends with the symbol: entry of the symbol, its last frame, the number of its frames."""
+
+BLANK_SUM, SYMBOL_SUM, TOTAL, B_BEST, N_BEST, B_CARRIED, N_CARRIED = range(7)
+"""Columns of `Working.slot_scores`: log-probability of all paths that end with the blank, with the
+symbol, with either; of the best path; of the frames that carry the last symbol on the best path."""
+
+PREFIXES, ENTRIES, SLOTS, SIDE, FRAME, STAMP = range(6)
+"""Places in `Working.counts`."""
+
+
+class SpellingTables(NamedTuple):
+    """A trie of spelt words. Nodes are in order of depth; node 0 is the start of a word.
+
+    Attributes:
+        symbol: int32 (nodes,), last symbol of each node.
+        first_child: int32 (nodes + 1,), children of `node` are `first_child[node]` up to, not
+            including, `first_child[node + 1]`, sorted by symbol.
+        word: int32 (nodes,), number of the word that ends here, or -1.
+    """
+
+    symbol: npt.NDArray[np.int32]
+    first_child: npt.NDArray[np.int32]
+    word: npt.NDArray[np.int32]
+
+
+class HotTables(NamedTuple):
+    """A matcher of hot words: the state after a text tells how much of one has been written.
+
+    Attributes:
+        kind: int32 (vocab,), column of `following` for each symbol.
+        following: int32 (states, kinds), the next state.
+        gain: float64 (states,), bonuses of the hot words that end on entering a state [nats].
+        ahead: float64 (states,), share of a bonus for the part of a hot word written so far.
+        start: state in which a text begins.
+        most: the most that one symbol can bring [nats].
+    """
+
+    kind: npt.NDArray[np.int32]
+    following: npt.NDArray[np.int32]
+    gain: npt.NDArray[np.float64]
+    ahead: npt.NDArray[np.float64]
+    start: int
+    most: float
+
+
+class Scoring(NamedTuple):
+    """How texts are scored; read only.
+
+    Attributes:
+        mode: NO_LM, WORDS or UNITS.
+        blank: number of the blank.
+        boundary: number of the boundary between words, or -1.
+        boundaries: int32, all symbols that are one.
+        writable: uint8 (vocab,), 1 for symbols that a text may hold, boundaries apart.
+        begins_word: uint8 (vocab,), 1 for symbols that are words by themselves, in scripts
+            without a boundary.
+        lm_weight: factor of the language model's score.
+        word_bonus: for each word.
+        unknown_score: for each unknown word.
+        boundary_bonus: for each frame on a boundary.
+        lm: the n-gram model.
+        start_state: of the model, at the beginning of a text.
+        end_id: its number for the end of a text.
+        spelling: of the model's words.
+        ahead: float64 (spelling nodes,), weighted score of the best word below.
+        unknown_ahead: the same for what is no beginning of a word.
+        unit_begin: int32 (vocab + 1,), see `unit`.
+        unit: int32, the model's numbers for symbol `s` from `unit_begin[s]` to
+            `unit_begin[s + 1]`.
+        symbol_most: the most that one letter can bring beside hot words and spelling [nats].
+        end_most: the same for a boundary.
+        hot: the hot words.
+    """
+
+    mode: int
+    blank: int
+    boundary: int
+    boundaries: npt.NDArray[np.int32]
+    writable: npt.NDArray[np.uint8]
+    begins_word: npt.NDArray[np.uint8]
+    lm_weight: float
+    word_bonus: float
+    unknown_score: float
+    boundary_bonus: float
+    lm: NgramTables
+    start_state: int
+    end_id: int
+    spelling: SpellingTables
+    ahead: npt.NDArray[np.float64]
+    unknown_ahead: float
+    unit_begin: npt.NDArray[np.int32]
+    unit: npt.NDArray[np.int32]
+    symbol_most: float
+    end_most: float
+    hot: HotTables
+
+
+class Limits(NamedTuple):
+    """How the search prunes; see `SearchConfig`. `symbols_per_frame` is vocab for no limit."""
+
+    beam: int
+    threshold: float
+    symbols_per_frame: int
+    symbol_threshold: float
+
+
+class Working(NamedTuple):
+    """The state of one search; written by the kernel.
+
+    Attributes:
+        prefix_numbers: int32 (room, 12).
+        prefix_scores: float64 (room, 5).
+        entry_numbers: int32 (room, 4).
+        entry_carried: float64 (room,), log-probability of the frames of the symbol before.
+        slot_numbers: int32 (2, beam, 8), now and next.
+        slot_scores: float64 (2, beam, 7).
+        sums: float64 (2, beam), the next sums of slots that stay.
+        links: int32 (3, beam), slot of the parent; first of the slots that grow out of a slot;
+            next of the slots that grow out of the same.
+        marks: int64 (vocab,), stamp of the slot that has this symbol as a child in the beam.
+        symbols: int32 (vocab,), those that a frame tries.
+        symbol_scores: float64 (vocab,), their log-probabilities.
+        heap_scores: float64 (beam,).
+        heap_slots: int32 (beam,).
+        heap_symbols: int32 (beam,), -1 to stay.
+        counts: int64 (6,).
+    """
+
+    prefix_numbers: npt.NDArray[np.int32]
+    prefix_scores: npt.NDArray[np.float64]
+    entry_numbers: npt.NDArray[np.int32]
+    entry_carried: npt.NDArray[np.float64]
+    slot_numbers: npt.NDArray[np.int32]
+    slot_scores: npt.NDArray[np.float64]
+    sums: npt.NDArray[np.float64]
+    links: npt.NDArray[np.int32]
+    marks: npt.NDArray[np.int64]
+    symbols: npt.NDArray[np.int32]
+    symbol_scores: npt.NDArray[np.float64]
+    heap_scores: npt.NDArray[np.float64]
+    heap_slots: npt.NDArray[np.int32]
+    heap_symbols: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int64]
+
+
+_outer = numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
+_inner = numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+"""Called from the kernel only: without the glue to Python, which is most of the compilation."""
+
+
+@_inner
+def log_add(a, b):
+    """Logarithm of the sum of two numbers given by their logarithms."""
+    if a < b:
+        a, b = b, a
+    if a == -math.inf:
+        return a
+    apart = b - a
+    # exp(-38) is below half a unit in the last place of 1.
+    return a if apart < -38.0 else a + math.log1p(math.exp(apart))
+
+
+@_inner
+def _spell(spelling, node, symbol):
+    """Return the node below `node` for `symbol`, or -1."""
+    if node < 0:
+        return -1
+    low = spelling.first_child[node]
+    end = spelling.first_child[node + 1]
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if spelling.symbol[middle] < symbol:
+            low = middle + 1
+        else:
+            high = middle
+    if low < end and spelling.symbol[low] == symbol:
+        return low
+    return -1
+
+
+@_inner
+def _weigh(scoring, lm_score, words, unknown, hot_score):
+    """Join the parts of a score that are not acoustic."""
+    score = scoring.lm_weight * lm_score + scoring.word_bonus * words + hot_score
+    # An unknown score of minus infinity times no unknown words is zero.
+    return score + scoring.unknown_score * unknown if unknown else score
+
+
+@_inner
+def _end_word(scoring, numbers, scores, node):
+    """Score the end of a prefix's last word, once; return the word's number or -1."""
+    spelling = numbers[node, SPELLING]
+    word = scoring.spelling.word[spelling] if spelling >= 0 else -1
+    if numbers[node, END_STATE] < 0:
+        known = np.int64(max(word, 0))
+        log_prob, state = ngram_step(scoring.lm, np.int64(numbers[node, STATE]), known)
+        scores[node, END_SCORE] = log_prob
+        numbers[node, END_STATE] = state
+    return word
+
+
+@_inner
+def _grow(scoring, numbers, scores, node, symbol):
+    """Score a prefix and one more symbol.
+
+    Returns:
+        Weighted score, look-ahead, the model's score, its state, node in the spelling trie, state
+        and score of hot words, number of words and of unknown ones.
+    """
+    lm_score = scores[node, LM_SCORE]
+    state = np.int64(numbers[node, STATE])
+    words = np.int64(numbers[node, WORD_COUNT])
+    unknown = np.int64(numbers[node, UNKNOWN_COUNT])
+    spelling = np.int64(0)
+    hot = np.int64(scoring.hot.following[numbers[node, HOT], scoring.hot.kind[symbol]])
+    hot_score = scores[node, HOT_SCORE] + scoring.hot.gain[hot]
+    ahead = scoring.hot.ahead[hot]
+    words += 1 if symbol == scoring.boundary else scoring.begins_word[symbol]
+    if scoring.mode == WORDS:
+        if symbol == scoring.boundary:
+            if _end_word(scoring, numbers, scores, node) < 0:
+                unknown += 1
+            lm_score += scores[node, END_SCORE]
+            state = np.int64(numbers[node, END_STATE])
+        else:
+            spelling = np.int64(_spell(scoring.spelling, numbers[node, SPELLING], symbol))
+        ahead += scoring.ahead[spelling] if spelling >= 0 else scoring.unknown_ahead
+    elif scoring.mode == UNITS:
+        for place in range(scoring.unit_begin[symbol], scoring.unit_begin[symbol + 1]):
+            unit = np.int64(scoring.unit[place])
+            log_prob, state = ngram_step(scoring.lm, state, unit)
+            lm_score += log_prob
+            if unit == 0:
+                unknown += 1
+    score = _weigh(scoring, lm_score, words, unknown, hot_score)
+    return score, ahead, lm_score, state, spelling, hot, hot_score, words, unknown
+
+
+def begin(scoring: Scoring, working: Working) -> None:
+    """Put the empty text into the beam."""
+    numbers, scores = working.prefix_numbers[0], working.prefix_scores[0]
+    numbers[:] = 0
+    numbers[[PARENT, SYMBOL, CHILD, SIBLING, END_STATE]] = -1
+    numbers[STATE] = scoring.start_state
+    numbers[HOT] = scoring.hot.start
+    scores[:] = 0.0
+    scores[AHEAD] = scoring.hot.ahead[scoring.hot.start]
+    if scoring.mode == WORDS:
+        scores[AHEAD] += scoring.ahead[0]
+    slot, sums = working.slot_numbers[0, 0], working.slot_scores[0, 0]
+    slot[:] = 0
+    slot[[LAST_SYMBOL, B_ENTRY, N_ENTRY]] = -1
+    sums[:] = 0.0
+    sums[[SYMBOL_SUM, N_BEST]] = -math.inf
+    working.marks[:] = 0
+    working.counts[:] = 0
+    working.counts[[PREFIXES, SLOTS]] = 1
+
+
+def best_prefix(working: Working) -> int:
+    """Return the prefix in the beam that is ranked first."""
+    side, slots = working.counts[SIDE], working.counts[SLOTS]
+    nodes = working.slot_numbers[side, :slots, NODE]
+    scores = working.slot_scores[side, :slots, TOTAL] + working.prefix_scores[nodes, SCORE]
+    return int(nodes[np.argmax(scores + working.prefix_scores[nodes, AHEAD])])
+
+
+def common_prefix(working: Working) -> int:
+    """Return the longest prefix that all slots have in common: no frame to come can change it."""
+    side, slots = working.counts[SIDE], working.counts[SLOTS]
+    return _meet(working.prefix_numbers, working.slot_numbers[side, :slots, NODE].copy())
+
+
+@_inner
+def _push(working, size, beam, score, slot, symbol):
+    """Put a candidate into the heap of the best `beam` ones, the least on top; return its size.
+
+    A full heap loses its top; the caller has seen that the candidate is better.
+    """
+    scores, slots, symbols = working.heap_scores, working.heap_slots, working.heap_symbols
+    if size < beam:
+        place = size
+        size += 1
+        while place > 0:
+            above = (place - 1) >> 1
+            if scores[above] <= score:
+                break
+            scores[place] = scores[above]
+            slots[place] = slots[above]
+            symbols[place] = symbols[above]
+            place = above
+    else:
+        place = 0
+        below = 1
+        while below < size:
+            if below + 1 < size and scores[below + 1] < scores[below]:
+                below += 1
+            if score <= scores[below]:
+                break
+            scores[place] = scores[below]
+            slots[place] = slots[below]
+            symbols[place] = symbols[below]
+            place = below
+            below = 2 * place + 1
+    scores[place] = score
+    slots[place] = slot
+    symbols[place] = symbol
+    return size
+
+
+@_inner
+def _stay(scoring, working, row, boundary_sum):
+    """Give every slot its sums after this frame if its text does not grow.
+
+    What flows in from a shorter text in the beam is in it. Returns the number of candidates in
+    the heap, which are the slots that are possible, and the best one's score.
+    """
+    side = working.counts[SIDE]
+    numbers, scores = working.slot_numbers[side], working.slot_scores[side]
+    parents, children, siblings = working.links[0], working.links[1], working.links[2]
+    blank = row[scoring.blank]
+    pause = log_add(blank, boundary_sum)
+    slots = working.counts[SLOTS]
+    children[:slots] = -1
+    size = np.int64(0)
+    best = -math.inf
+    for slot in range(slots):
+        node = numbers[slot, NODE]
+        symbol = numbers[slot, LAST_SYMBOL]
+        above = working.prefix_numbers[node, PARENT]
+        parent = working.prefix_numbers[above, SLOT] if above >= 0 else -1
+        parents[slot] = parent
+        if parent >= 0:
+            siblings[slot] = children[parent]
+            children[parent] = slot
+        if symbol < 0 or symbol == scoring.boundary:
+            with_blank = scores[slot, TOTAL] + pause
+            with_symbol = -math.inf
+            if parent >= 0:
+                with_blank = log_add(with_blank, scores[parent, TOTAL] + boundary_sum)
+        else:
+            with_blank = scores[slot, TOTAL] + blank
+            with_symbol = scores[slot, SYMBOL_SUM] + row[symbol]
+            if parent >= 0:
+                # A repeated symbol needs a blank between.
+                repeated = numbers[parent, LAST_SYMBOL] == symbol
+                coming = scores[parent, BLANK_SUM if repeated else TOTAL] + row[symbol]
+                with_symbol = log_add(with_symbol, coming)
+        working.sums[0, slot] = with_blank
+        working.sums[1, slot] = with_symbol
+        score = (
+            log_add(with_blank, with_symbol)
+            + working.prefix_scores[node, SCORE]
+            + working.prefix_scores[node, AHEAD]
+        )
+        if score > -math.inf:
+            size = _push(working, size, slots, score, slot, np.int64(-1))
+            best = max(best, score)
+    return size, best
+
+
+@_inner
+def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
+    """List the letters that a frame may add, best first.
+
+    `least` is a log-probability below which no letter can get into the beam.
+
+    Returns:
+        How many letters there are, and whether the frame may add a boundary.
+    """
+    symbols, scores = working.symbols, working.symbol_scores
+    top = -math.inf
+    for symbol in range(row.shape[0]):
+        top = max(top, row[symbol])
+    wanted = min(-limits.symbol_threshold, top)
+    count = 0
+    louder = 0  # letters that are more probable than the boundary
+    for symbol in range(row.shape[0]):
+        log_prob = row[symbol]
+        if scoring.writable[symbol] and log_prob >= wanted:
+            if log_prob > boundary_sum:
+                louder += 1
+            if log_prob >= least:
+                symbols[count] = symbol
+                scores[count] = log_prob
+                count += 1
+    bounded = boundary_sum >= wanted and louder < limits.symbols_per_frame
+    gap = 1
+    while gap < count // 3:
+        gap = 3 * gap + 1
+    while gap > 0:  # Shell's sort
+        for place in range(gap, count):
+            symbol, score = symbols[place], scores[place]
+            lower = place
+            while lower >= gap and scores[lower - gap] < score:
+                symbols[lower] = symbols[lower - gap]
+                scores[lower] = scores[lower - gap]
+                lower -= gap
+            symbols[lower] = symbol
+            scores[lower] = score
+        gap //= 3
+    return min(count, limits.symbols_per_frame - bounded), bounded
+
+
+@_inner
+def _most(scoring, working, node):
+    """Return a bound on what is not acoustic in the score of `node` and one more letter."""
+    most = working.prefix_scores[node, SCORE] + scoring.symbol_most + scoring.hot.most
+    if scoring.mode == WORDS:
+        spelling = working.prefix_numbers[node, SPELLING]
+        if spelling >= 0:
+            most += max(scoring.ahead[spelling], scoring.unknown_ahead)
+        else:
+            most += scoring.unknown_ahead
+    return most
+
+
+@_inner
+def _most_at_end(scoring, working, node):
+    """Return a bound on what is not acoustic in the score of `node` and a boundary."""
+    most = working.prefix_scores[node, SCORE] + scoring.end_most + scoring.hot.most
+    return most + scoring.ahead[0] if scoring.mode == WORDS else most
+
+
+@_inner
+def _extend(scoring, limits, working, row, boundary_sum, size, best):
+    """Offer each slot's text with one more symbol; return size of the heap and the best score."""
+    side = working.counts[SIDE]
+    numbers, scores = working.slot_numbers[side], working.slot_scores[side]
+    slots = working.counts[SLOTS]
+    floor = best - limits.threshold
+    if size == limits.beam:
+        floor = max(floor, working.heap_scores[0])
+    reach = -math.inf
+    for slot in range(slots):
+        reach = max(reach, scores[slot, TOTAL] + _most(scoring, working, numbers[slot, NODE]))
+    count, bounded = _choose_symbols(scoring, limits, working, row, boundary_sum, floor - reach)
+    for slot in range(slots):
+        node = numbers[slot, NODE]
+        last = numbers[slot, LAST_SYMBOL]
+        total = scores[slot, TOTAL]
+        most = total + _most(scoring, working, node)
+        loud = count > 0 and most + working.symbol_scores[0] > floor
+        ending = (
+            bounded
+            and last >= 0
+            and last != scoring.boundary
+            and total + boundary_sum + _most_at_end(scoring, working, node) > floor
+        )
+        if not (loud or ending):
+            continue
+        working.counts[STAMP] += 1
+        stamp = working.counts[STAMP]
+        child = working.links[1, slot]
+        while child >= 0:
+            working.marks[numbers[child, LAST_SYMBOL]] = stamp
+            child = working.links[2, child]
+        for place in range(-1 if ending else 0, count if loud else 0):
+            if place < 0:
+                symbol = np.int32(scoring.boundary)
+                acoustic = total + boundary_sum
+            else:
+                symbol = working.symbols[place]
+                log_prob = working.symbol_scores[place]
+                if most + log_prob <= floor:
+                    break
+                acoustic = (scores[slot, BLANK_SUM] if symbol == last else total) + log_prob
+            if working.marks[symbol] == stamp:
+                continue
+            grown = _grow(scoring, working.prefix_numbers, working.prefix_scores, node, symbol)
+            score = acoustic + grown[0] + grown[1]
+            if score > floor:
+                size = _push(working, size, limits.beam, score, slot, np.int64(symbol))
+                best = max(best, score)
+                floor = max(floor, best - limits.threshold)
+                if size == limits.beam:
+                    floor = max(floor, working.heap_scores[0])
+    return size, best
+
+
+@_inner
+def _child(scoring, working, node, symbol):
+    """Return the node of a prefix and one more symbol; make it if it is new."""
+    numbers, scores = working.prefix_numbers, working.prefix_scores
+    child = numbers[node, CHILD]
+    while child >= 0:
+        if numbers[child, SYMBOL] == symbol:
+            return child
+        child = numbers[child, SIBLING]
+    grown = _grow(scoring, numbers, scores, node, symbol)
+    child = np.int32(working.counts[PREFIXES])
+    working.counts[PREFIXES] += 1
+    numbers[child, PARENT] = node
+    numbers[child, SYMBOL] = symbol
+    numbers[child, CHILD] = -1
+    numbers[child, SIBLING] = numbers[node, CHILD]
+    numbers[node, CHILD] = child
+    numbers[child, SPELLING] = grown[4]
+    numbers[child, STATE] = grown[3]
+    numbers[child, HOT] = grown[5]
+    numbers[child, WORD_COUNT] = grown[7]
+    numbers[child, UNKNOWN_COUNT] = grown[8]
+    numbers[child, END_STATE] = -1
+    numbers[child, DEPTH] = numbers[node, DEPTH] + 1
+    scores[child, SCORE] = grown[0]
+    scores[child, AHEAD] = grown[1]
+    scores[child, LM_SCORE] = grown[2]
+    scores[child, HOT_SCORE] = grown[6]
+    return child
+
+
+@_inner
+def _enter(working, slot, after_symbol, frame):
+    """Note that the best path of `slot` enters a further symbol at `frame`; return the entry.
+
+    `after_symbol` tells whether it leaves the symbol itself or the blank behind it.
+    """
+    side = working.counts[SIDE]
+    numbers, scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
+    first = N_ENTRY if after_symbol else B_ENTRY
+    entry = working.counts[ENTRIES]
+    working.counts[ENTRIES] += 1
+    working.entry_numbers[entry, BEFORE] = numbers[first]
+    working.entry_numbers[entry, FIRST] = frame
+    working.entry_numbers[entry, BEFORE_LAST] = numbers[first + 1]
+    working.entry_numbers[entry, BEFORE_FRAMES] = numbers[first + 2]
+    working.entry_carried[entry] = scores[N_CARRIED if after_symbol else B_CARRIED]
+    return entry
+
+
+@_inner
+def _step_path(scoring, working, slot, target, row, loudest, frame):
+    """Take the best path of a slot whose text stays over one frame, into slot `target`.
+
+    `loudest` is the most probable boundary of the frame, or -1.
+    """
+    side = working.counts[SIDE]
+    old, old_scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
+    new, new_scores = working.slot_numbers[1 - side, target], working.slot_scores[1 - side, target]
+    symbol = old[LAST_SYMBOL]
+    parent = working.links[0, slot]
+    blank = row[scoring.blank]
+    if symbol < 0 or symbol == scoring.boundary:
+        carried = row[loudest] if loudest >= 0 else -math.inf
+        sounding = carried + scoring.boundary_bonus
+        new_scores[N_BEST] = -math.inf
+        coming = -math.inf
+        after_symbol = False
+        if parent >= 0:
+            above = working.slot_scores[side, parent]
+            after_symbol = above[N_BEST] > above[B_BEST]
+            coming = max(above[N_BEST], above[B_BEST]) + sounding
+        if coming > old_scores[B_BEST] + max(blank, sounding):
+            new[B_ENTRY] = _enter(working, parent, after_symbol, frame)
+            new[B_LAST] = frame
+            new[B_FRAMES] = 1
+            new_scores[B_CARRIED] = carried
+            new_scores[B_BEST] = coming
+            return
+        for column in range(3):
+            new[B_ENTRY + column] = old[B_ENTRY + column]
+        new_scores[B_CARRIED] = old_scores[B_CARRIED]
+        new_scores[B_BEST] = old_scores[B_BEST] + max(blank, sounding)
+        if sounding > blank:
+            new[B_LAST] = frame
+            new[B_FRAMES] += 1
+            new_scores[B_CARRIED] += carried
+        return
+    if old_scores[N_BEST] > old_scores[B_BEST]:
+        for column in range(3):
+            new[B_ENTRY + column] = old[N_ENTRY + column]
+        new_scores[B_CARRIED] = old_scores[N_CARRIED]
+        new_scores[B_BEST] = old_scores[N_BEST] + blank
+    else:
+        for column in range(3):
+            new[B_ENTRY + column] = old[B_ENTRY + column]
+        new_scores[B_CARRIED] = old_scores[B_CARRIED]
+        new_scores[B_BEST] = old_scores[B_BEST] + blank
+    coming = -math.inf
+    after_symbol = False
+    if parent >= 0:
+        above = working.slot_scores[side, parent]
+        repeated = working.slot_numbers[side, parent, LAST_SYMBOL] == symbol
+        after_symbol = above[N_BEST] > above[B_BEST] and not repeated
+        coming = above[N_BEST if after_symbol else B_BEST] + row[symbol]
+    staying = old_scores[N_BEST] + row[symbol]
+    if coming > staying:
+        new[N_ENTRY] = _enter(working, parent, after_symbol, frame)
+        new[N_FRAMES] = 1
+        new_scores[N_CARRIED] = row[symbol]
+        new_scores[N_BEST] = coming
+    else:
+        new[N_ENTRY] = old[N_ENTRY]
+        new[N_FRAMES] = old[N_FRAMES] + 1
+        new_scores[N_CARRIED] = old_scores[N_CARRIED] + row[symbol]
+        new_scores[N_BEST] = staying
+    new[N_LAST] = frame
+
+
+@_inner
+def _open_path(scoring, working, slot, target, symbol, row, loudest, frame):
+    """Take the best path of a slot into `target`, whose text is longer by `symbol`."""
+    side = working.counts[SIDE]
+    old, old_scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
+    new, new_scores = working.slot_numbers[1 - side, target], working.slot_scores[1 - side, target]
+    repeated = old[LAST_SYMBOL] == symbol
+    after_symbol = old_scores[N_BEST] > old_scores[B_BEST] and not repeated
+    before = old_scores[N_BEST if after_symbol else B_BEST]
+    entry = _enter(working, slot, after_symbol, frame)
+    new[B_ENTRY] = new[N_ENTRY] = entry
+    new[B_LAST] = new[N_LAST] = frame
+    new[B_FRAMES] = new[N_FRAMES] = 1
+    if symbol == scoring.boundary:
+        new_scores[B_CARRIED] = row[loudest]
+        new_scores[B_BEST] = before + row[loudest] + scoring.boundary_bonus
+        new_scores[N_CARRIED] = 0.0
+        new_scores[N_BEST] = -math.inf
+    else:
+        new_scores[N_CARRIED] = row[symbol]
+        new_scores[N_BEST] = before + row[symbol]
+        new_scores[B_CARRIED] = 0.0
+        new_scores[B_BEST] = -math.inf
+
+
+@_inner
+def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
+    """Make the candidates in the heap the slots of the next frame."""
+    side = working.counts[SIDE]
+    frame = working.counts[FRAME]
+    old, old_scores = working.slot_numbers[side], working.slot_scores[side]
+    new, new_scores = working.slot_numbers[1 - side], working.slot_scores[1 - side]
+    for slot in range(working.counts[SLOTS]):
+        working.prefix_numbers[old[slot, NODE], SLOT] = -1
+    if size == 0:
+        # Nothing is possible any more: the empty text stands for that.
+        new[0, :] = 0
+        new[0, LAST_SYMBOL] = new[0, B_ENTRY] = new[0, N_ENTRY] = -1
+        new_scores[0, :] = -math.inf
+        new_scores[0, B_CARRIED] = new_scores[0, N_CARRIED] = 0.0
+        working.prefix_numbers[0, SLOT] = 0
+        working.counts[SLOTS] = 1
+        working.counts[SIDE] = 1 - side
+        return
+    target = np.int64(0)
+    for place in range(size):
+        if working.heap_scores[place] < best - limits.threshold:
+            continue
+        slot = working.heap_slots[place]
+        symbol = working.heap_symbols[place]
+        node = old[slot, NODE]
+        if symbol < 0:
+            new[target, LAST_SYMBOL] = old[slot, LAST_SYMBOL]
+            new_scores[target, BLANK_SUM] = working.sums[0, slot]
+            new_scores[target, SYMBOL_SUM] = working.sums[1, slot]
+            _step_path(scoring, working, slot, target, row, loudest, frame)
+        else:
+            node = _child(scoring, working, node, symbol)
+            repeated = old[slot, LAST_SYMBOL] == symbol
+            before = old_scores[slot, BLANK_SUM if repeated else TOTAL]
+            new[target, LAST_SYMBOL] = symbol
+            if symbol == scoring.boundary:
+                new_scores[target, BLANK_SUM] = before + boundary_sum
+                new_scores[target, SYMBOL_SUM] = -math.inf
+            else:
+                new_scores[target, BLANK_SUM] = -math.inf
+                new_scores[target, SYMBOL_SUM] = before + row[symbol]
+            _open_path(scoring, working, slot, target, symbol, row, loudest, frame)
+        new_scores[target, TOTAL] = log_add(
+            new_scores[target, BLANK_SUM], new_scores[target, SYMBOL_SUM]
+        )
+        new[target, NODE] = node
+        working.prefix_numbers[node, SLOT] = target
+        target += 1
+    working.counts[SLOTS] = target
+    working.counts[SIDE] = 1 - side
+
+
+@_outer
+def advance(scoring, limits, working, log_probs):
+    """Read frames (frames, vocab) float64 until they end, or the room for prefixes does.
+
+    Returns:
+        How many frames were read. After fewer than there are, the caller makes room.
+    """
+    for done in range(log_probs.shape[0]):
+        if (
+            working.counts[PREFIXES] + limits.beam > working.prefix_numbers.shape[0]
+            or working.counts[ENTRIES] + limits.beam > working.entry_numbers.shape[0]
+        ):
+            return done
+        row = log_probs[done]
+        boundary_sum = -math.inf
+        loudest = np.int64(-1)
+        for place in range(scoring.boundaries.shape[0]):
+            symbol = np.int64(scoring.boundaries[place])
+            boundary_sum = log_add(boundary_sum, row[symbol])
+            if loudest < 0 or row[symbol] > row[loudest]:
+                loudest = symbol
+        boundary_sum += scoring.boundary_bonus
+        size, best = _stay(scoring, working, row, boundary_sum)
+        size, best = _extend(scoring, limits, working, row, boundary_sum, size, best)
+        _settle(scoring, limits, working, row, boundary_sum, loudest, size, best)
+        working.counts[FRAME] += 1
+    return log_probs.shape[0]
+
+
+@_outer
+def sweep(working):
+    """Drop the prefixes and entries that no slot needs, and number the rest anew, in order."""
+    side = working.counts[SIDE]
+    slots = working.slot_numbers[side]
+    numbers, scores = working.prefix_numbers, working.prefix_scores
+    kept = np.empty(working.counts[PREFIXES], np.int32)
+    kept[:] = -1
+    kept[0] = 0
+    for slot in range(working.counts[SLOTS]):
+        node = slots[slot, NODE]
+        while kept[node] < 0:
+            kept[node] = 0
+            node = numbers[node, PARENT]
+    count = np.int32(0)
+    for node in range(kept.shape[0]):
+        if kept[node] < 0:
+            continue
+        kept[node] = count
+        for column in range(numbers.shape[1]):
+            numbers[count, column] = numbers[node, column]
+        for column in range(scores.shape[1]):
+            scores[count, column] = scores[node, column]
+        numbers[count, CHILD] = -1
+        if count > 0:
+            parent = kept[numbers[count, PARENT]]
+            numbers[count, PARENT] = parent
+            numbers[count, SIBLING] = numbers[parent, CHILD]
+            numbers[parent, CHILD] = count
+        count += 1
+    working.counts[PREFIXES] = count
+    entries = np.empty(working.counts[ENTRIES], np.int32)
+    entries[:] = -1
+    for slot in range(working.counts[SLOTS]):
+        slots[slot, NODE] = kept[slots[slot, NODE]]
+        for column in (B_ENTRY, N_ENTRY):
+            entry = slots[slot, column]
+            while entry >= 0 and entries[entry] < 0:
+                entries[entry] = 0
+                entry = working.entry_numbers[entry, BEFORE]
+    count = np.int32(0)
+    for entry in range(entries.shape[0]):
+        if entries[entry] < 0:
+            continue
+        entries[entry] = count
+        for column in range(working.entry_numbers.shape[1]):
+            working.entry_numbers[count, column] = working.entry_numbers[entry, column]
+        working.entry_carried[count] = working.entry_carried[entry]
+        before = working.entry_numbers[count, BEFORE]
+        if before >= 0:
+            working.entry_numbers[count, BEFORE] = entries[before]
+        count += 1
+    working.counts[ENTRIES] = count
+    for slot in range(working.counts[SLOTS]):
+        for column in (B_ENTRY, N_ENTRY):
+            if slots[slot, column] >= 0:
+                slots[slot, column] = entries[slots[slot, column]]
+
+
+@_outer
+def _meet(numbers, nodes):
+    """Return the last prefix on the way to all of `nodes`."""
+    common = np.int64(nodes[0])
+    for place in range(1, nodes.shape[0]):
+        node = np.int64(nodes[place])
+        while numbers[node, DEPTH] > numbers[common, DEPTH]:
+            node = np.int64(numbers[node, PARENT])
+        while numbers[common, DEPTH] > numbers[node, DEPTH]:
+            common = np.int64(numbers[common, PARENT])
+        while node != common:
+            node = np.int64(numbers[node, PARENT])
+            common = np.int64(numbers[common, PARENT])
+    return common
+
+
+@_outer
+def finish(scoring, working, numbers, scores):
+    """Score the texts in the beam as whole ones. The search cannot go on afterwards.
+
+    A text and the same text with a boundary at its end are one.
+
+    Args:
+        scoring: how.
+        working: state of the search.
+        numbers: int32 (beam, 6), filled: prefix that the best path wrote, its entry, last frame
+            and number of frames; words; unknown words.
+        scores: float64 (beam, 5), filled: acoustic; the model's, not weighted; hot words; best
+            path; log-probability of the frames of its last symbol.
+
+    Returns:
+        How many texts there are.
+    """
+    side = working.counts[SIDE]
+    slots, sums = working.slot_numbers[side], working.slot_scores[side]
+    prefixes, prefix_scores = working.prefix_numbers, working.prefix_scores
+    for slot in range(working.counts[SLOTS]):
+        prefixes[slots[slot, NODE], SLOT] = -1
+    count = 0
+    for slot in range(working.counts[SLOTS]):
+        node = slots[slot, NODE]
+        text = node
+        if node > 0 and prefixes[node, SYMBOL] == scoring.boundary:
+            text = prefixes[node, PARENT]
+        place = prefixes[text, SLOT]
+        if place < 0:
+            place = np.int32(count)
+            count += 1
+            prefixes[text, SLOT] = place
+            _end_text(scoring, prefixes, prefix_scores, text, numbers[place], scores[place])
+            scores[place, 0] = scores[place, 3] = -math.inf
+        scores[place, 0] = log_add(scores[place, 0], sums[slot, TOTAL])
+        after_symbol = sums[slot, N_BEST] > sums[slot, B_BEST]
+        path = max(sums[slot, N_BEST], sums[slot, B_BEST])
+        if path > scores[place, 3] or scores[place, 3] == -math.inf:
+            first = N_ENTRY if after_symbol else B_ENTRY
+            numbers[place, 0] = node
+            for column in range(3):
+                numbers[place, 1 + column] = slots[slot, first + column]
+            scores[place, 3] = path
+            scores[place, 4] = sums[slot, N_CARRIED if after_symbol else B_CARRIED]
+    return count
+
+
+@_inner
+def _end_text(scoring, prefixes, prefix_scores, text, numbers, scores):
+    """Score the end of a text: of its last word, then of the whole."""
+    words = prefixes[text, WORD_COUNT]
+    unknown = prefixes[text, UNKNOWN_COUNT]
+    lm_score = prefix_scores[text, LM_SCORE]
+    hot_score = prefix_scores[text, HOT_SCORE]
+    state = np.int64(prefixes[text, STATE])
+    if text > 0 and scoring.boundary >= 0:
+        words += 1
+        hot = scoring.hot.following[prefixes[text, HOT], scoring.hot.kind[scoring.boundary]]
+        hot_score += scoring.hot.gain[hot]
+        if scoring.mode == WORDS:
+            if _end_word(scoring, prefixes, prefix_scores, text) < 0:
+                unknown += 1
+            lm_score += prefix_scores[text, END_SCORE]
+            state = np.int64(prefixes[text, END_STATE])
+    if scoring.mode != NO_LM:
+        lm_score += ngram_step(scoring.lm, state, np.int64(scoring.end_id))[0]
+    numbers[4] = words
+    numbers[5] = unknown
+    scores[1] = lm_score
+    scores[2] = hot_score
+
+
+@_outer
+def write_symbols(prefix_numbers, node, symbols):
+    """Fill `symbols` int32 (depth of the prefix,) with those of prefix `node`."""
+    for place in range(symbols.shape[0] - 1, -1, -1):
+        symbols[place] = prefix_numbers[node, SYMBOL]
+        node = np.int64(prefix_numbers[node, PARENT])
+
+
+@_outer
+def write_runs(entry_numbers, entry_carried, entry, runs, log_probs):
+    """Follow a path back from its last symbol, whose row is filled, to its start.
+
+    Row 0 is for boundaries before the first symbol, which are no part of the text.
+
+    Args:
+        entry_numbers: of the search.
+        entry_carried: of the search.
+        entry: of the last symbol.
+        runs: int32 (1 + symbols, 3), filled: first frame, last frame, frames that carry the symbol.
+        log_probs: float64 (1 + symbols,), filled: log-probability of those frames.
+    """
+    runs[0, 0] = 0
+    for place in range(runs.shape[0] - 1, 0, -1):
+        runs[place, 0] = entry_numbers[entry, FIRST]
+        runs[place - 1, 1] = entry_numbers[entry, BEFORE_LAST]
+        runs[place - 1, 2] = entry_numbers[entry, BEFORE_FRAMES]
+        log_probs[place - 1] = entry_carried[entry]
+        entry = np.int64(entry_numbers[entry, BEFORE])

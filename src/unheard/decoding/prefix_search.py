@@ -1,0 +1,494 @@
+"""CTC prefix search: the most probable texts, each summed over all the ways to say it in frames.
+
+Any text may be written, letter by letter. An n-gram model of words scores each word where it ends,
+and looks ahead within it; one of characters or word pieces scores every symbol. For the search
+that writes the words of a lexicon only, see `unheard.decoding.lexicon_search`.
+
+With nothing pruned (`beam` as large as all texts, thresholds infinite), the result is exact.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unheard.decoding import prefix_kernel as kernel
+from unheard.decoding.emissions import Emissions, FrameTiming
+from unheard.decoding.hot_words import build_matcher, spell
+from unheard.decoding.hypothesis import Hypothesis, ScoreParts
+from unheard.decoding.lexicon import Lexicon
+from unheard.decoding.runs import (
+    Runs,
+    boundary_ids,
+    is_mark,
+    probability,
+    read_runs,
+    text_of,
+    word_groups,
+)
+from unheard.decoding.search import HotWords, Partial, SearchConfig, bonuses, in_threads
+from unheard.decoding.trie import look_ahead
+from unheard.errors import AlphabetError, ConfigError, ShapeError, shorten
+from unheard.lm.kernel import NgramTables
+from unheard.lm.ngram import NgramModel
+from unheard.lm.trie import read_only
+from unheard.lm.units import CHARACTER_BOUNDARY
+from unheard.text.alphabet import Alphabet
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_FRAMES = 512
+"""Frames that are widened to float64 and searched at once."""
+
+_LEAST_ROOM = 4096
+"""Prefixes that a search has room for at first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spelt:
+    """A model's words in the alphabet: what does not depend on weights.
+
+    Attributes:
+        tables: trie of the words.
+        hope: float64 (nodes,), unigram log-probability of the best word below each node.
+        unit_begin: see `prefix_kernel.Scoring`.
+        unit: the same.
+    """
+
+    tables: kernel.SpellingTables
+    hope: NDArray[np.float64]
+    unit_begin: NDArray[np.int32]
+    unit: NDArray[np.int32]
+
+
+class PrefixDecoder:
+    """A prefix search, ready for emissions of one alphabet. Threads may share it."""
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        *,
+        lm: NgramModel | None = None,
+        hot_words: HotWords = (),
+        config: SearchConfig | None = None,
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            alphabet: symbols of the emissions. Blank and special symbols are never written.
+            lm: n-gram model, or None. A model of words needs an alphabet with a boundary.
+            hot_words: words or phrases with bonuses. To the alphabet's spelling of a hot word, the
+                score of unknown words is not applied.
+            config: how to score and prune.
+
+        Raises:
+            AlphabetError: if no word of the model, or a hot word, can be spelt.
+            ConfigError: if the model does not fit the alphabet.
+        """
+        self.alphabet = alphabet
+        self.lm = lm
+        self.config = config or SearchConfig()
+        self.hot_words = bonuses(hot_words)
+        self._boundary = _boundary(alphabet)
+        if lm is not None and lm.units == "word" and self._boundary is None:
+            raise ConfigError(
+                "the language model is one of words, and the alphabet has no boundary between "
+                "words: expected a model of characters or pieces, or a lexicon. Train one with "
+                "--units character, or name the words that may be written."
+            )
+        self._spelt = self._spell()
+        phrases = [
+            (spell(phrase, alphabet, boundary=self._boundary), bonus)
+            for phrase, bonus in self.hot_words.items()
+        ]
+        self._hot = build_matcher(phrases, vocab=len(alphabet), boundary=self._boundary)
+        self._scoring = self._score()
+
+    def with_config(self, config: SearchConfig) -> "PrefixDecoder":
+        """Return the same decoder with other settings; the tables are shared."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.config = config
+        other._scoring = other._score()
+        return other
+
+    def decode(self, emissions: Emissions) -> list[Hypothesis]:
+        """Return the n-best readings, best first; at least one, which may be empty.
+
+        Raises:
+            ShapeError: if the emissions are not of this alphabet.
+        """
+        stream = self.stream(FrameTiming.of(emissions))
+        stream.feed(emissions.log_probs)
+        return stream.finish(num_samples=emissions.num_samples)
+
+    def decode_many(
+        self, emissions: Sequence[Emissions], *, threads: int | None = None
+    ) -> list[list[Hypothesis]]:
+        """Decode many recordings, on `threads` cores at once (None for all)."""
+        return in_threads(self.decode, emissions, threads=threads)
+
+    def stream(self, timing: FrameTiming) -> "PrefixStream":
+        """Begin a search whose frames come piece by piece."""
+        return PrefixStream(self.alphabet, self._scoring, self.config, timing)
+
+    def _spell(self) -> _Spelt:
+        """Spell the model's words, or find its number for each symbol."""
+        vocab = len(self.alphabet)
+        if self.lm is not None and self.lm.units == "word":
+            tables, hope = _spell_words(self.lm, self.alphabet, self.hot_words)
+            units = [()] * vocab
+        else:
+            nothing = np.zeros(1, np.int32)
+            tables = kernel.SpellingTables(
+                symbol=read_only(nothing),
+                first_child=read_only(np.ones(2, np.int32)),
+                word=read_only(nothing - 1),
+            )
+            hope = np.zeros(1)
+            if self.lm is None:
+                units = [()] * vocab
+            else:
+                units = _number_symbols(self.lm, self.alphabet, boundary=self._boundary)
+        lengths = [len(unit) for unit in units]
+        flat = [number for unit in units for number in unit]
+        return _Spelt(
+            tables=tables,
+            hope=hope,
+            unit_begin=read_only(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
+            unit=read_only(np.array(flat, np.int32)),
+        )
+
+    def _score(self) -> kernel.Scoring:
+        """Join tables and weights."""
+        config, alphabet, lm = self.config, self.alphabet, self.lm
+        boundaries = boundary_ids(alphabet)
+        unwritten = {alphabet.blank_id, *boundaries, *map(alphabet.tokens.index, alphabet.special)}
+        writable = np.ones(len(alphabet), np.uint8)
+        writable[list(unwritten)] = 0
+        begins = np.zeros(len(alphabet), np.uint8)
+        if not boundaries:
+            begins[:] = [writable[n] and not is_mark(t) for n, t in enumerate(alphabet.tokens)]
+        mode = kernel.NO_LM
+        if lm is not None:
+            mode = kernel.WORDS if lm.units == "word" else kernel.UNITS
+        # A closed vocabulary is closed with or without looking ahead.
+        unknown_ahead = 0.0 if math.isfinite(config.unknown_score) else -math.inf
+        ahead = np.zeros_like(self._spelt.hope)
+        if mode == kernel.WORDS and config.look_ahead:
+            ahead = config.lm_weight * self._spelt.hope
+            unknown = float(lm.tables.log_prob[1]) if lm is not None else 0.0
+            unknown_ahead = config.lm_weight * unknown + config.unknown_score
+        symbol_most = max(0.0, config.word_bonus) if begins.any() else 0.0
+        unknown_most = max(0.0, config.unknown_score)
+        if mode == kernel.UNITS:
+            symbol_most += unknown_most * int(np.diff(self._spelt.unit_begin).max(initial=0))
+        return kernel.Scoring(
+            mode=mode,
+            blank=alphabet.blank_id,
+            boundary=-1 if self._boundary is None else self._boundary,
+            boundaries=read_only(np.array(sorted(boundaries), np.int32)),
+            writable=read_only(writable),
+            begins_word=read_only(begins),
+            lm_weight=float(config.lm_weight),
+            word_bonus=float(config.word_bonus),
+            unknown_score=float(config.unknown_score),
+            boundary_bonus=float(config.boundary_bonus),
+            lm=_NO_TABLES if lm is None else lm.tables,
+            start_state=0 if lm is None else lm.start_state,
+            end_id=0 if lm is None else lm.end_id,
+            spelling=self._spelt.tables,
+            ahead=read_only(ahead),
+            unknown_ahead=float(unknown_ahead),
+            unit_begin=self._spelt.unit_begin,
+            unit=self._spelt.unit,
+            symbol_most=float(symbol_most),
+            end_most=max(0.0, config.word_bonus) + unknown_most,
+            hot=self._hot,
+        )
+
+
+class PrefixStream:
+    """A prefix search under way; see `SearchStream`. For one thread at a time."""
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        scoring: kernel.Scoring,
+        config: SearchConfig,
+        timing: FrameTiming,
+    ) -> None:
+        self._alphabet = alphabet
+        self._scoring = scoring
+        self._config = config
+        self._timing = timing
+        self._limits = kernel.Limits(
+            beam=config.beam,
+            threshold=float(config.beam_threshold),
+            symbols_per_frame=min(config.symbols_per_frame or len(alphabet), len(alphabet)),
+            symbol_threshold=float(config.symbol_threshold),
+        )
+        self._working = _allocate(config.beam, len(alphabet))
+        self._finished = False
+        kernel.begin(scoring, self._working)
+
+    @property
+    def frames(self) -> int:
+        """How many frames were fed."""
+        return int(self._working.counts[kernel.FRAME])
+
+    def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
+        """Take further frames (frames, vocab), natural log-probabilities; any number, even 0.
+
+        Raises:
+            ShapeError: if the vocabulary has another size than the alphabet, or a value is not a
+                number.
+            ConfigError: if the stream is finished.
+        """
+        self._check_open()
+        if log_probs.ndim != 2 or log_probs.shape[1] != len(self._alphabet):
+            raise ShapeError(
+                f"the emissions are of another alphabet: expected (frames, {len(self._alphabet)}), "
+                f"found {tuple(log_probs.shape)}. Use the alphabet of the model that made them."
+            )
+        for start in range(0, log_probs.shape[0], _BLOCK_FRAMES):
+            block = log_probs[start : start + _BLOCK_FRAMES]
+            if isinstance(block, Tensor):
+                block = block.detach().cpu().double().numpy()
+            rows = np.array(block, dtype=np.float64, order="C")
+            if not (rows < math.inf).all():
+                frame, symbol = np.argwhere(~(rows < math.inf))[0]
+                raise ShapeError(
+                    "the emissions are no log-probabilities: expected finite numbers or minus "
+                    f"infinity, found {rows[frame, symbol]} (frame {self.frames + frame}, symbol "
+                    f"{symbol}). Look for the model or the input that gave it."
+                )
+            self._advance(rows)
+
+    def partial(self) -> Partial:
+        """Return the best reading so far, and its part that is certain to stay."""
+        self._check_open()
+        best = self._symbols(kernel.best_prefix(self._working))
+        stable = self._symbols(kernel.common_prefix(self._working))
+        groups = list(word_groups(stable, self._alphabet))
+        boundary = self._scoring.boundary
+        if groups and (boundary < 0 or stable[-1] != boundary):
+            stable = stable[: groups[-1][0]]
+        return Partial(
+            text=text_of(best, self._alphabet), stable_text=text_of(stable, self._alphabet)
+        )
+
+    def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:
+        """End the stream and return the n-best readings of all its frames, best first.
+
+        Only when no text is possible, as in a closed vocabulary in which no word was finished, is
+        the score minus infinity; the texts are then ranked by the rest of their scores.
+
+        Args:
+            num_samples: length of the recording, to which word times are clipped.
+        """
+        self._check_open()
+        self._finished = True
+        config, beam = self._config, self._limits.beam
+        numbers = np.zeros((beam, 6), np.int32)
+        scores = np.zeros((beam, 5))
+        count = kernel.finish(self._scoring, self._working, numbers, scores)
+        numbers, scores = numbers[:count], scores[:count]
+        possible = scores[:, 0] + scores[:, 1] * config.lm_weight + scores[:, 2]
+        possible += numbers[:, 4] * config.word_bonus
+        unknown = np.where(numbers[:, 5] > 0, numbers[:, 5], 1) * config.unknown_score
+        total = possible + np.where(numbers[:, 5] > 0, unknown, 0.0)
+        found: dict[str, Hypothesis] = {}
+        for place in np.lexsort((-possible, -total)):
+            if len(found) == config.nbest:
+                break
+            hypothesis = self._read(numbers[place], scores[place], num_samples)
+            found.setdefault(hypothesis.text, hypothesis)
+        return list(found.values())
+
+    def _check_open(self) -> None:
+        """Refuse to go on after the end."""
+        if self._finished:
+            raise ConfigError("the stream is finished: begin another one with Decoder.stream.")
+
+    def _advance(self, rows: NDArray[np.float64]) -> None:
+        """Search a block of frames; sweep or enlarge the trees when they are full."""
+        while True:
+            rows = rows[kernel.advance(self._scoring, self._limits, self._working, rows) :]
+            if not rows.shape[0]:
+                return
+            kernel.sweep(self._working)
+            self._working = _enlarge(self._working, self._limits.beam)
+
+    def _symbols(self, node: int) -> list[int]:
+        """Return the symbols of a prefix."""
+        symbols = np.empty(self._working.prefix_numbers[node, kernel.DEPTH], np.int32)
+        kernel.write_symbols(self._working.prefix_numbers, node, symbols)
+        return symbols.tolist()
+
+    def _read(
+        self, numbers: NDArray[np.int32], scores: NDArray[np.float64], num_samples: int | None
+    ) -> Hypothesis:
+        """Write one text of `prefix_kernel.finish` with its words and parts."""
+        config = self._config
+        node, entry, last, frames, words, unknown = numbers.tolist()
+        acoustic, lm_score, hot_score, best_path, carried = scores.tolist()
+        symbols = np.array([self._scoring.boundary, *self._symbols(node)], np.int32)
+        runs = np.empty((len(symbols), 3), np.int32)
+        log_probs = np.empty(len(symbols))
+        runs[-1, 1:] = last, frames
+        log_probs[-1] = carried
+        kernel.write_runs(
+            self._working.entry_numbers, self._working.entry_carried, entry, runs, log_probs
+        )
+        sounding = slice(0 if runs[0, 2] else 1, None)
+        reading = read_runs(
+            Runs(
+                token_ids=symbols[sounding],
+                first_frames=runs[sounding, 0],
+                last_frames=runs[sounding, 1],
+                frames=runs[sounding, 2],
+                log_probs=log_probs[sounding],
+            ),
+            self._alphabet,
+            self._timing,
+            num_samples=num_samples,
+        )
+        confidence = reading.confidence
+        if confidence is None:
+            confidence = probability(best_path, self.frames)
+        parts = ScoreParts(
+            acoustic=acoustic,
+            lm=config.lm_weight * lm_score,
+            words=config.word_bonus * words,
+            unknown_words=config.unknown_score * unknown if unknown else 0.0,
+            hot_words=hot_score,
+        )
+        return Hypothesis(
+            text=reading.text,
+            words=reading.words,
+            confidence=confidence,
+            score=parts.total,
+            parts=parts,
+        )
+
+
+_NO_TABLES = NgramTables(
+    word=read_only(np.array([-1], np.int32)),
+    log_prob=read_only(np.zeros(1, np.float32)),
+    suffix=read_only(np.zeros(1, np.int32)),
+    backoff=read_only(np.zeros(1, np.float32)),
+    first_child=read_only(np.ones(2, np.int64)),
+    order=1,
+)
+"""Stands where there is no model, so that the kernel is compiled once for all."""
+
+
+def _boundary(alphabet: Alphabet) -> int | None:
+    """Number of the symbol that stands for all boundaries: the alphabet's own if it has one."""
+    if alphabet.word_boundary_id is not None:
+        return alphabet.word_boundary_id
+    return min(boundary_ids(alphabet), default=None)
+
+
+def _spell_words(
+    lm: NgramModel, alphabet: Alphabet, hot_words: Sequence[str] | dict[str, float]
+) -> tuple[kernel.SpellingTables, NDArray[np.float64]]:
+    """Make the trie of a model's words and of hot words, and what each node may become."""
+    lexicon = Lexicon.from_model(lm, alphabet)
+    lexicon = lexicon.with_words(word for phrase in hot_words for word in phrase.split())
+    trie = lexicon.trie
+    ids = np.array([lm.word_id(word) for word in lexicon.words], np.int32)
+    unigrams = lm.tables.log_prob[1 + ids.astype(np.int64)].astype(np.float64)
+    # Of several words that are written alike, the commonest is meant.
+    node = np.repeat(np.arange(len(trie.symbol)), np.diff(trie.first_label))
+    order = np.lexsort((trie.label, unigrams[trie.label], node))
+    word = np.full(len(trie.symbol), -1, np.int32)
+    word[node[order]] = ids[trie.label[order]]
+    tables = kernel.SpellingTables(
+        symbol=read_only(trie.symbol), first_child=read_only(trie.first_child), word=read_only(word)
+    )
+    return tables, look_ahead(trie, unigrams)
+
+
+def _number_symbols(
+    lm: NgramModel, alphabet: Alphabet, *, boundary: int | None
+) -> list[tuple[int, ...]]:
+    """Return the model's numbers for each symbol: its characters, or the one piece that it is."""
+    numbered: list[tuple[int, ...]] = []
+    unknown: list[str] = []
+    silent = {alphabet.blank_id, *map(alphabet.tokens.index, alphabet.special)}
+    for number, token in enumerate(alphabet.tokens):
+        if number in silent:
+            numbered.append(())
+            continue
+        if number == boundary and lm.units == "character":
+            token = CHARACTER_BOUNDARY
+        units = list(token) if lm.units == "character" else [token]
+        numbered.append(tuple(lm.word_id(unit) for unit in units))
+        if 0 in numbered[-1] and number != alphabet.unknown_id:
+            unknown.append(token)
+    known = len(alphabet) - len(silent) - len(unknown)
+    if known < 1 or (known == 1 and boundary is not None and len(unknown) > 0):
+        raise AlphabetError(
+            "the language model knows no symbol of the alphabet: it has "
+            f"{shorten(map(repr, lm.vocabulary.words[:12]), limit=12)}; the alphabet has "
+            f"{shorten(map(repr, alphabet.tokens), limit=12)}. Train it on text that is normalised "
+            "and cased as the transcripts were."
+        )
+    if unknown:
+        logger.warning(
+            "the language model does not know %d of the alphabet's symbols: %s",
+            len(unknown),
+            shorten(map(repr, unknown), limit=12),
+        )
+    return numbered
+
+
+def _allocate(beam: int, vocab: int) -> kernel.Working:
+    """Return the state of a search that has not begun."""
+    room = max(_LEAST_ROOM, 32 * beam)
+    return kernel.Working(
+        prefix_numbers=np.empty((room, 12), np.int32),
+        prefix_scores=np.empty((room, 5)),
+        entry_numbers=np.empty((room, 4), np.int32),
+        entry_carried=np.empty(room),
+        slot_numbers=np.empty((2, beam, 8), np.int32),
+        slot_scores=np.empty((2, beam, 7)),
+        sums=np.empty((2, beam)),
+        links=np.empty((3, beam), np.int32),
+        marks=np.zeros(vocab, np.int64),
+        symbols=np.empty(vocab, np.int32),
+        symbol_scores=np.empty(vocab),
+        heap_scores=np.empty(beam),
+        heap_slots=np.empty(beam, np.int32),
+        heap_symbols=np.empty(beam, np.int32),
+        counts=np.zeros(6, np.int64),
+    )
+
+
+def _enlarge(working: kernel.Working, beam: int) -> kernel.Working:
+    """Return the state with room for as many prefixes and entries again, where half is taken."""
+    prefixes, entries = working.counts[kernel.PREFIXES], working.counts[kernel.ENTRIES]
+    if 2 * (prefixes + beam) > working.prefix_numbers.shape[0]:
+        working = working._replace(
+            prefix_numbers=_twice(working.prefix_numbers, prefixes),
+            prefix_scores=_twice(working.prefix_scores, prefixes),
+        )
+    if 2 * (entries + beam) > working.entry_numbers.shape[0]:
+        working = working._replace(
+            entry_numbers=_twice(working.entry_numbers, entries),
+            entry_carried=_twice(working.entry_carried, entries),
+        )
+    return working
+
+
+def _twice(rows: NDArray, used: int) -> NDArray:
+    """Return rows of twice the number, the first `used` of them filled."""
+    more = np.empty((2 * rows.shape[0], *rows.shape[1:]), rows.dtype)
+    more[:used] = rows[:used]
+    return more
