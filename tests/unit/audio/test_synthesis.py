@@ -53,6 +53,27 @@ def test_voices_differ_and_errors_are_named() -> None:
     assert caught.value.reason == "synthesis"
 
 
+def test_the_engine_tells_when_words_are_spoken() -> None:
+    engine = synthesis.Synthesizer(seed=0)
+    text = "Je, mtoto anasoma kitabu? Ndiyo."
+    sound, words = engine.say_words(text, synthesis.Voice(language="sw", variant="f4"))
+    assert [word.text for word in words] == text.split()
+    ends = [0.0, *(word.end_seconds for word in words)]
+    for before, word in zip(ends, words, strict=False):
+        assert before <= word.start_seconds
+        assert 0.05 < word.end_seconds - word.start_seconds < 1.5
+    # There is sound where a word is, and none in the pause between the sentences.
+    question, answer = words[3], words[4]
+
+    def loudness(start: float, end: float) -> float:
+        return float(np.abs(sound.samples[round(start * 16_000) : round(end * 16_000)]).mean())
+
+    pause = loudness(question.end_seconds + 0.1, answer.start_seconds - 0.05)
+    assert answer.start_seconds - question.end_seconds > 0.2
+    assert loudness(question.start_seconds, question.end_seconds) > 20 * pause
+    assert sound.duration_seconds >= answer.end_seconds
+
+
 def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(MissingExtraError, match=r'pip install "unheard\[demo\]"'):
