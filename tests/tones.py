@@ -118,7 +118,7 @@ def tiny_network() -> PretrainingConfig:
             heads=2,
             positional_kernel=8,
             positional_groups=4,
-            dropout=0.05,
+            dropout=0.0,
             attention_dropout=0.0,
         ),
         quantizer=QuantizerConfig(entries=8, dim=16),
