@@ -114,7 +114,8 @@ def hour(hours: float, *, rough: bool) -> int:
     words = ["measure", "--hours", str(hours), *(["--rough"] if rough else [])]
     result = child(*words)
     print(json.dumps({"hours": hours, **result}))
-    too_slow = result["seconds"] > SECONDS_LIMIT * hours**2
+    # One thread does all the work: its processor time is that of one core, whatever else runs.
+    too_slow = result["processor_seconds"] > SECONDS_LIMIT * hours**2
     return int(too_slow or result["peak_mb"] > MEGABYTES_LIMIT * max(hours, 1))
 
 
@@ -135,7 +136,7 @@ def first() -> int:
         compiled = child("use", NUMBA_CACHE_DIR=folder)
         cached = child("use", NUMBA_CACHE_DIR=folder)
     print(json.dumps({"first": compiled, "second": cached}))
-    return int(compiled["seconds"] > 5)
+    return int(compiled["processor_seconds"] > 5)
 
 
 def beside_torchaudio(minutes: float, *, rounds: int) -> dict[str, Any]:

@@ -214,7 +214,8 @@ def align(
         )
     lattice = _lattice(scores, target, skip_penalty)
     period = _period(frames, len(target.tokens), has_skips=bool(target.skips))
-    stored = align_kernel.forward(values, lattice, star_penalty, period)
+    stored = align_kernel.stored_rows(frames, len(target.tokens), period)
+    align_kernel.forward(values, lattice, star_penalty, period, stored)
     position, ends_on_token, score = align_kernel.finish(lattice, stored[-1, 0], stored[-1, 1])
     if not score > -math.inf:
         raise AlignmentError(

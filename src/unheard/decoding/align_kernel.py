@@ -76,19 +76,13 @@ def _reach(frame, frames, tokens, skips):
     return max(0, tokens - (frames - 1 - frame)), min(tokens, frame + 1)
 
 
-@numba.njit(cache=True, nogil=True)
-def start_scores(lattice, rest):
-    """Write the scores of resting before the first frame into `rest` (tokens + 1,)."""
-    rest[:] = _NEVER
-    rest[0] = 0.0
-    for end in lattice.skip_ends:
-        reached = rest[lattice.skip_starts[end]] - lattice.skip_costs[end]
-        if reached > rest[end]:
-            rest[end] = reached
+def stored_rows(frames: int, tokens: int, period: int) -> NDArray[np.float64]:
+    """Make the array that `forward` fills: (ceil(frames / period) + 1, 2, tokens + 1)."""
+    return np.full((-(-frames // period) + 1, 2, tokens + 1), _NEVER)
 
 
 @numba.njit(cache=True, nogil=True)
-def forward(scores, lattice, wild_penalty, period):
+def forward(scores, lattice, wild_penalty, period, stored):
     """Find the best score of every position at one frame in `period`.
 
     Args:
@@ -97,19 +91,18 @@ def forward(scores, lattice, wild_penalty, period):
         lattice: the text.
         wild_penalty: taken from the last column where the text is open [nats a frame].
         period: frames between two stored rows.
-
-    Returns:
-        (ceil(frames / period) + 1, 2, tokens + 1) float64: resting after and being on each
-        token, before the first frame, before frame `period`, and so on; the last row is after
-        the last frame.
+        stored: of `stored_rows`, written: resting after and being on each token, before the
+            first frame, before frame `period`, and so on; the last row is after the last frame.
     """
     frames, num_columns = scores.shape
     size = lattice.columns.shape[0]
     skips = lattice.skip_ends.shape[0]
-    stretches = (frames + period - 1) // period
-    stored = np.full((stretches + 1, 2, size), _NEVER)
-    start_scores(lattice, stored[0, 0])
-    rest, token, new_token = stored[0, 0].copy(), stored[0, 1].copy(), stored[0, 1].copy()
+    rest, token, new_token = np.empty(size), np.empty(size), np.empty(size)
+    for position in range(size):
+        rest[position] = token[position] = new_token[position] = _NEVER
+    rest[0] = 0.0
+    _skip(lattice, rest)
+    _store(rest, token, 0, size - 1, stored[0])
     for frame in range(frames):
         first, last = _reach(frame, frames, size - 1, skips)
         row = scores[frame]
@@ -119,16 +112,27 @@ def forward(scores, lattice, wild_penalty, period):
             _advance(lattice, rest, token, new_token, row, blank, wild, max(first, 1), last)
         if first == 0:
             rest[0] += wild if lattice.is_open[0] else blank
-        for end in lattice.skip_ends:
-            reached = rest[lattice.skip_starts[end]] - lattice.skip_costs[end]
-            if reached > rest[end]:
-                rest[end] = reached
+        _skip(lattice, rest)
         token, new_token = new_token, token
         if (frame + 1) % period == 0 or frame + 1 == frames:
-            place = frame // period + 1
-            stored[place, 0, first : last + 1] = rest[first : last + 1]
-            stored[place, 1, first : last + 1] = token[first : last + 1]
-    return stored
+            _store(rest, token, first, last, stored[frame // period + 1])
+
+
+@numba.njit(cache=True, nogil=True)
+def _skip(lattice, rest):
+    """Take every skip that is worth it, in the order of the text."""
+    for end in lattice.skip_ends:
+        reached = rest[lattice.skip_starts[end]] - lattice.skip_costs[end]
+        if reached > rest[end]:
+            rest[end] = reached
+
+
+@numba.njit(cache=True, nogil=True)
+def _store(rest, token, first, last, row):
+    """Keep the scores of positions `first` to `last` in a row (2, tokens + 1)."""
+    for position in range(first, last + 1):
+        row[0, position] = rest[position]
+        row[1, position] = token[position]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -178,10 +182,10 @@ def finish(lattice, rest, token):
         The last position of the path, whether it is on its token there, and its score.
     """
     size = rest.shape[0]
-    best = np.empty(size)
-    origin = np.arange(size)
+    best, origin = np.empty(size), np.empty(size, np.int64)
     for position in range(size):
         best[position] = max(rest[position], token[position])
+        origin[position] = position
     for end in lattice.skip_ends:
         start = lattice.skip_starts[end]
         reached = best[start] - lattice.skip_costs[end]
@@ -201,7 +205,7 @@ def trace(scores, lattice, wild_penalty, period, stored, position, on_token, out
         lattice: the text.
         wild_penalty: as in `forward`.
         period: as in `forward`.
-        stored: what `forward` returned.
+        stored: what `forward` filled.
         position: where the path ends.
         on_token: whether it is on its token there.
         out_positions: (frames,) int32, written: position at each frame.
@@ -252,10 +256,15 @@ def _moves(scores, lattice, wild_penalty, begin, end, start, low, high, on_token
     width = high - low + 1
     moves = np.zeros((end - begin, width), np.uint8)
     # Cell i is position low + i - 1: before the window nothing is reached.
-    rest, token = np.full(width + 1, _NEVER), np.full(width + 1, _NEVER)
-    rest[1:], token[1:] = start[0, low : high + 1], start[1, low : high + 1]
-    new_rest, new_token = np.full(width + 1, _NEVER), np.full(width + 1, _NEVER)
-    first_skip = np.searchsorted(lattice.skip_ends, low)
+    rest, token = np.empty(width + 1), np.empty(width + 1)
+    new_rest, new_token = np.empty(width + 1), np.empty(width + 1)
+    for cell in range(width + 1):
+        rest[cell] = start[0, low + cell - 1] if cell else _NEVER
+        token[cell] = start[1, low + cell - 1] if cell else _NEVER
+        new_rest[cell] = new_token[cell] = _NEVER
+    first_skip = 0
+    while first_skip < skips and lattice.skip_ends[first_skip] < low:
+        first_skip += 1
     for frame in range(begin, end):
         first, last = _reach(frame, frames, size - 1, skips)
         row = scores[frame]
