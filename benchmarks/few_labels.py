@@ -135,7 +135,7 @@ def table(out: Path) -> Iterator[str]:
             rows, key=lambda row: (row["start"] == RANDOM, row["start"], row["seed"])
         ):
             yield (
-                f"| {name} | {row['start']} | {row['seed']} | {row['steps']:,} | "
+                f"| {name} | {Path(row['start']).name} | {row['seed']} | {row['steps']:,} | "
                 f"{_rate(row['rates']['cer'])} | {_rate(row['rates']['wer'])} |"
             )
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from unheard.tasks.pretrain import pretrain
     from unheard.tasks.scan import scan
     from unheard.tasks.transcribe import Transcript, Word, transcribe
+    from unheard.tasks.tune import tune
     from unheard.text.alphabet import Alphabet
 
 __version__ = "0.1.0.dev0"
@@ -65,6 +66,7 @@ __all__ = [
     "finetune",
     "evaluate",
     "transcribe",
+    "tune",
     "align",
     "emissions",
     # models
@@ -116,6 +118,7 @@ _MODULES = {
     "finetune": "unheard.tasks.finetune",
     "evaluate": "unheard.tasks.evaluate",
     "transcribe": "unheard.tasks.transcribe",
+    "tune": "unheard.tasks.tune",
     "align": "unheard.tasks.align",
     "emissions": "unheard.tasks.emissions",
     "load_model": "unheard.interop.load",
