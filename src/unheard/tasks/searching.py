@@ -192,7 +192,7 @@ def readings_table(name: str, readings: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _content(source: object) -> str | None:
+def _content(source: LanguageModel | None) -> str | None:
     """Name what a file holds, or a model in memory."""
     if source is None:
         return None
@@ -201,4 +201,4 @@ def _content(source: object) -> str | None:
         for array in source.tables:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-    return sha256_file(Path(os.fspath(source)))  # pyright: ignore[reportArgumentType]
+    return sha256_file(Path(source))
