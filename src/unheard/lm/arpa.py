@@ -356,11 +356,12 @@ class _Lines:
 
 def _number(lines: _Lines, field: bytes) -> float:
     """Read one number."""
+    value = math.nan
     with contextlib.suppress(ValueError):
-        value = float(field) * LN_10
-        if math.isfinite(value) and not field.strip(_DECIMAL):
-            return float(field)
-    lines.fail(f"{_FAULTS[arpa_kernel.NUMBER]}, found {_shown(field)}")
+        value = float(field)
+    if not math.isfinite(value * LN_10) or field.strip(_DECIMAL):
+        lines.fail(f"{_FAULTS[arpa_kernel.NUMBER]}, found {_shown(field)}")
+    return value
 
 
 def _expected(order: int, line: bytes) -> str:
