@@ -26,8 +26,8 @@ class ScoreParts:
     """What a score is made of: natural logarithms with their weights in, which add up.
 
     Attributes:
-        acoustic: log-probability of the text in the emissions: summed over all its paths in a
-            prefix search, of its best path in a lexicon search. `boundary_bonus` is in it.
+        acoustic: log-probability of the text in the emissions, summed over all its paths.
+            `boundary_bonus` is in it.
         lm: the language model's, times its weight.
         words: the bonus for each word.
         unknown_words: the score of words that the language model does not know.

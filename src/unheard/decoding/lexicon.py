@@ -78,16 +78,7 @@ class Lexicon:
         Raises:
             AlphabetError: if no word can be spelt.
         """
-        spelt: dict[str, list[tuple[int, ...]]] = {}
-        left_out: dict[str, str] = {}
-        for word in dict.fromkeys(words):
-            missing = alphabet.missing(word)
-            if len(word.split()) != 1:
-                left_out[word] = "it is empty or holds white space"
-            elif missing:
-                left_out[word] = f"no symbol for {', '.join(map(describe, missing))}"
-            else:
-                spelt[word] = [tuple(alphabet.encode(word))]
+        spelt, left_out = _spell(words, alphabet)
         bounded = word_boundary_id(alphabet) is not None
         return cls._gather(alphabet, spelt, left_out, boundary_after=bounded)
 
@@ -242,15 +233,16 @@ class Lexicon:
         new = [word for word in dict.fromkeys(words) if word not in self.numbers]
         if not new:
             return self
-        more = type(self).from_words(new, self.alphabet)
-        if more.left_out:
-            reasons = (f"{word!r}: {reason}" for word, reason in more.left_out.items())
+        spelt, left_out = _spell(new, self.alphabet)
+        if left_out:
+            reasons = (f"{word!r}: {reason}" for word, reason in left_out.items())
             raise AlphabetError(f"words cannot be spelt: {shorten(reasons)}.")
         count = len(self.words)
+        more = ((count + place, s) for place, several in enumerate(spelt.values()) for s in several)
         return type(self)(
             alphabet=self.alphabet,
-            words=(*self.words, *more.words),
-            spellings=(*self.spellings, *((count + word, s) for word, s in more.spellings)),
+            words=(*self.words, *spelt),
+            spellings=(*self.spellings, *more),
             boundary_after=self.boundary_after,
             separator=self.separator,
             left_out=self.left_out,
@@ -278,6 +270,23 @@ class Lexicon:
         for word, spelling in self.spellings:
             table.setdefault(word, []).append(spelling)
         return table
+
+
+def _spell(
+    words: Iterable[str], alphabet: Alphabet
+) -> tuple[dict[str, list[tuple[int, ...]]], dict[str, str]]:
+    """Spell words with the alphabet's own symbols; say why those that cannot be are left out."""
+    spelt: dict[str, list[tuple[int, ...]]] = {}
+    left_out: dict[str, str] = {}
+    for word in dict.fromkeys(words):
+        missing = alphabet.missing(word)
+        if len(word.split()) != 1:
+            left_out[word] = "it is empty or holds white space"
+        elif missing:
+            left_out[word] = f"no symbol for {', '.join(map(describe, missing))}"
+        else:
+            spelt[word] = [tuple(alphabet.encode(word))]
+    return spelt, left_out
 
 
 def word_boundary_id(alphabet: Alphabet) -> int | None:

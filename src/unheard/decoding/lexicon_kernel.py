@@ -700,7 +700,7 @@ def _select(now, spare, size, candidates, count, rules, scores, ranked, scale):
     for i in range(size, total):
         scores[i] = candidates.mass[i - size]
         best = max(best, scores[i])
-    scale[1] = best
+    scale[1] = best if best > 0.0 else 1.0
     limit = best * rules.threshold
     above = 0
     for i in range(total):

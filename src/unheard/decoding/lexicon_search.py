@@ -33,6 +33,7 @@ from unheard.errors import ConfigError, ShapeError, shorten
 from unheard.lm.kernel import NgramTables, score_ids
 from unheard.lm.ngram import NgramModel
 from unheard.lm.trie import read_only
+from unheard.lm.vocabulary import MARKERS
 
 logger = logging.getLogger(__name__)
 
@@ -150,11 +151,6 @@ class LexiconDecoder:
         hope = look_ahead(trie, expected)
         if not config.look_ahead:
             hope = np.where(np.isfinite(hope), 0.0, -np.inf)
-        if hope[0] == -np.inf:
-            raise ConfigError(
-                "no word may be written: expected one that the language model knows, found none "
-                "among the lexicon's, and unknown_score is minus infinity. Give it a number."
-            )
         hope[0] = 0.0
         above = hope[np.maximum(trie.parent, 0)]
         closed = np.isneginf(hope)
@@ -433,11 +429,11 @@ def _number_words(lexicon: Lexicon, lm: NgramModel | None) -> NDArray[np.int32]:
     unknown = [lexicon.words[place] for place in np.flatnonzero(numbers == 0).tolist()]
     if len(unknown) == len(lexicon):
         raise ConfigError(
-            f"the language model knows no word of the lexicon: expected words such as "
-            f"{shorten(map(repr, lexicon.words[:5]))}, found "
-            f"{shorten(map(repr, lm.vocabulary.words[3:8]))}. It may be a model of "
-            "characters or pieces, or in another case; take a model of words that were normalised "
-            "as the lexicon's."
+            "the language model knows no word of the lexicon: expected words such as "
+            f"{shorten(map(repr, lexicon.words))}, found "
+            f"{shorten(repr(word) for word in lm.vocabulary.words if word not in MARKERS)}. It may "
+            "be a model of characters or pieces, or in another case; take a model of words that "
+            "were normalised as the lexicon's."
         )
     if unknown:
         logger.info(

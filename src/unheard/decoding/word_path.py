@@ -107,13 +107,14 @@ def trace_words(
     chosen = log_probs[np.arange(frames), symbols].astype(np.float64)
     said = np.flatnonzero(carries & (states.word[state] >= 0))
     place = states.word[state[said]]
+    frame = said.tolist()
     firsts = np.searchsorted(place, np.arange(len(words)), side="left")
     stops = np.searchsorted(place, np.arange(len(words)), side="right")
     timed = tuple(
         Word(
             text=lexicon.words[word],
-            start_seconds=timing.edge_seconds(said[first] - 0.5, num_samples=num_samples),
-            end_seconds=timing.edge_seconds(said[stop - 1] + 0.5, num_samples=num_samples),
+            start_seconds=timing.edge_seconds(frame[first] - 0.5, num_samples=num_samples),
+            end_seconds=timing.edge_seconds(frame[stop - 1] + 0.5, num_samples=num_samples),
             confidence=probability(float(chosen[said[first:stop]].sum()), int(stop - first)),
         )
         for word, first, stop in zip(words, firsts, stops, strict=True)
