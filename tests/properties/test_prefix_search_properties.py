@@ -243,7 +243,7 @@ def lattices(count, alphabet, *, frames, seed):
 def test_without_a_model_the_best_texts_are_those_of_all_paths(alphabet):
     config = SearchConfig(**UNPRUNED, word_bonus=0.7, boundary_bonus=-0.3)
     decoder = PrefixDecoder(alphabet, config=config)
-    assert sum(check(decoder, e) for e in lattices(20, alphabet, frames=5, seed=1)) > 60
+    assert sum(check(decoder, e) for e in lattices(20, alphabet, frames=5, seed=1)) > 50
 
 
 @pytest.mark.parametrize("look_ahead", [True, False])

@@ -20,10 +20,10 @@ algorithm 1 (the beam with blank and non-blank probabilities).
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from unheard.compiled import inner, kernel
 from unheard.lm.kernel import NgramTables, ngram_step
 
 NO_LM, WORDS, UNITS = 0, 1, 2
@@ -188,12 +188,7 @@ class Working(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
-_outer = numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
-_inner = numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
-"""Called from the kernel only: without the glue to Python, which is most of the compilation."""
-
-
-@_inner
+@inner
 def log_add(a, b):
     """Logarithm of the sum of two numbers given by their logarithms."""
     if a < b:
@@ -205,7 +200,7 @@ def log_add(a, b):
     return a if apart < -38.0 else a + math.log1p(math.exp(apart))
 
 
-@_inner
+@inner
 def _spell(spelling, node, symbol):
     """Return the node below `node` for `symbol`, or -1."""
     if node < 0:
@@ -224,7 +219,7 @@ def _spell(spelling, node, symbol):
     return -1
 
 
-@_inner
+@inner
 def _weigh(scoring, lm_score, words, unknown, hot_score):
     """Join the parts of a score that are not acoustic."""
     score = scoring.lm_weight * lm_score + scoring.word_bonus * words + hot_score
@@ -232,7 +227,7 @@ def _weigh(scoring, lm_score, words, unknown, hot_score):
     return score + scoring.unknown_score * unknown if unknown else score
 
 
-@_inner
+@inner
 def _end_word(scoring, numbers, scores, node):
     """Score the end of a prefix's last word, once; return the word's number or -1."""
     spelling = numbers[node, SPELLING]
@@ -245,7 +240,7 @@ def _end_word(scoring, numbers, scores, node):
     return word
 
 
-@_inner
+@inner
 def _grow(scoring, numbers, scores, node, symbol):
     """Score a prefix and one more symbol.
 
@@ -317,7 +312,7 @@ def common_prefix(working: Working) -> int:
     return _meet(working.prefix_numbers, working.slot_numbers[side, :slots, NODE].copy())
 
 
-@_inner
+@inner
 def _push(working, size, beam, score, slot, symbol):
     """Put a candidate into the heap of the best `beam` ones, the least on top; return its size.
 
@@ -354,7 +349,7 @@ def _push(working, size, beam, score, slot, symbol):
     return size
 
 
-@_inner
+@inner
 def _stay(scoring, working, row, boundary_sum):
     """Give every slot its sums after this frame if its text does not grow.
 
@@ -405,7 +400,7 @@ def _stay(scoring, working, row, boundary_sum):
     return size, best
 
 
-@_inner
+@inner
 def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
     """List the letters that a frame may add, best first.
 
@@ -448,7 +443,7 @@ def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
     return min(count, limits.symbols_per_frame - bounded), bounded
 
 
-@_inner
+@inner
 def _most(scoring, working, node):
     """Return a bound on what is not acoustic in the score of `node` and one more letter."""
     most = working.prefix_scores[node, SCORE] + scoring.symbol_most + scoring.hot.most
@@ -461,14 +456,14 @@ def _most(scoring, working, node):
     return most
 
 
-@_inner
+@inner
 def _most_at_end(scoring, working, node):
     """Return a bound on what is not acoustic in the score of `node` and a boundary."""
     most = working.prefix_scores[node, SCORE] + scoring.end_most + scoring.hot.most
     return most + scoring.ahead[0] if scoring.mode == WORDS else most
 
 
-@_inner
+@inner
 def _extend(scoring, limits, working, row, boundary_sum, size, best):
     """Offer each slot's text with one more symbol; return size of the heap and the best score."""
     side = working.counts[SIDE]
@@ -524,7 +519,7 @@ def _extend(scoring, limits, working, row, boundary_sum, size, best):
     return size, best
 
 
-@_inner
+@inner
 def _child(scoring, working, node, symbol):
     """Return the node of a prefix and one more symbol; make it if it is new."""
     numbers, scores = working.prefix_numbers, working.prefix_scores
@@ -555,7 +550,7 @@ def _child(scoring, working, node, symbol):
     return child
 
 
-@_inner
+@inner
 def _enter(working, slot, after_symbol, frame):
     """Note that the best path of `slot` enters a further symbol at `frame`; return the entry.
 
@@ -574,7 +569,7 @@ def _enter(working, slot, after_symbol, frame):
     return entry
 
 
-@_inner
+@inner
 def _step_path(scoring, working, slot, target, row, loudest, frame):
     """Take the best path of a slot whose text stays over one frame, into slot `target`.
 
@@ -643,7 +638,7 @@ def _step_path(scoring, working, slot, target, row, loudest, frame):
     new[N_LAST] = frame
 
 
-@_inner
+@inner
 def _open_path(scoring, working, slot, target, symbol, row, loudest, frame):
     """Take the best path of a slot into `target`, whose text is longer by `symbol`."""
     side = working.counts[SIDE]
@@ -668,7 +663,7 @@ def _open_path(scoring, working, slot, target, symbol, row, loudest, frame):
         new_scores[B_BEST] = -math.inf
 
 
-@_inner
+@inner
 def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
     """Make the candidates in the heap the slots of the next frame."""
     side = working.counts[SIDE]
@@ -721,7 +716,7 @@ def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
     working.counts[SIDE] = 1 - side
 
 
-@_outer
+@kernel
 def advance(scoring, limits, working, log_probs):
     """Read frames (frames, vocab) float64 until they end, or the room for prefixes does.
 
@@ -750,14 +745,15 @@ def advance(scoring, limits, working, log_probs):
     return log_probs.shape[0]
 
 
-@_outer
-def sweep(working):
-    """Drop the prefixes and entries that no slot needs, and number the rest anew, in order."""
+@kernel
+def sweep(working, kept, entries):
+    """Drop the prefixes and entries that no slot needs, and number the rest anew, in order.
+
+    `kept` int32 (prefixes,) and `entries` int32 (entries,) hold -1, and are written.
+    """
     side = working.counts[SIDE]
     slots = working.slot_numbers[side]
     numbers, scores = working.prefix_numbers, working.prefix_scores
-    kept = np.empty(working.counts[PREFIXES], np.int32)
-    kept[:] = -1
     kept[0] = 0
     for slot in range(working.counts[SLOTS]):
         node = slots[slot, NODE]
@@ -781,8 +777,6 @@ def sweep(working):
             numbers[parent, CHILD] = count
         count += 1
     working.counts[PREFIXES] = count
-    entries = np.empty(working.counts[ENTRIES], np.int32)
-    entries[:] = -1
     for slot in range(working.counts[SLOTS]):
         slots[slot, NODE] = kept[slots[slot, NODE]]
         for column in (B_ENTRY, N_ENTRY):
@@ -809,7 +803,7 @@ def sweep(working):
                 slots[slot, column] = entries[slots[slot, column]]
 
 
-@_outer
+@kernel
 def _meet(numbers, nodes):
     """Return the last prefix on the way to all of `nodes`."""
     common = np.int64(nodes[0])
@@ -825,7 +819,7 @@ def _meet(numbers, nodes):
     return common
 
 
-@_outer
+@kernel
 def finish(scoring, working, numbers, scores):
     """Score the texts in the beam as whole ones. The search cannot go on afterwards.
 
@@ -873,7 +867,7 @@ def finish(scoring, working, numbers, scores):
     return count
 
 
-@_inner
+@inner
 def _end_text(scoring, prefixes, prefix_scores, text, numbers, scores):
     """Score the end of a text: of its last word, then of the whole."""
     words = prefixes[text, WORD_COUNT]
@@ -898,7 +892,7 @@ def _end_text(scoring, prefixes, prefix_scores, text, numbers, scores):
     scores[2] = hot_score
 
 
-@_outer
+@kernel
 def write_symbols(prefix_numbers, node, symbols):
     """Fill `symbols` int32 (depth of the prefix,) with those of prefix `node`."""
     for place in range(symbols.shape[0] - 1, -1, -1):
@@ -906,7 +900,7 @@ def write_symbols(prefix_numbers, node, symbols):
         node = np.int64(prefix_numbers[node, PARENT])
 
 
-@_outer
+@kernel
 def write_runs(entry_numbers, entry_carried, entry, runs, log_probs):
     """Follow a path back from its last symbol, whose row is filled, to its start.
 

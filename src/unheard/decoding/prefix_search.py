@@ -321,7 +321,12 @@ class PrefixStream:
             rows = rows[kernel.advance(self._scoring, self._limits, self._working, rows) :]
             if not rows.shape[0]:
                 return
-            kernel.sweep(self._working)
+            counts = self._working.counts
+            kernel.sweep(
+                self._working,
+                np.full(counts[kernel.PREFIXES], -1, np.int32),
+                np.full(counts[kernel.ENTRIES], -1, np.int32),
+            )
             self._working = _enlarge(self._working, self._limits.beam)
 
     def _symbols(self, node: int) -> list[int]:

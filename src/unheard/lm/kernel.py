@@ -11,9 +11,10 @@ is zero is never a state: the longest of its proper suffixes that is one predict
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from unheard.compiled import kernel
 
 
 class NgramTables(NamedTuple):
@@ -40,7 +41,7 @@ class NgramTables(NamedTuple):
     order: int
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find_child(tables, node, word):
     """Return the node that extends `node` by `word`, or -1 where there is none."""
     if node == 0:
@@ -61,7 +62,7 @@ def find_child(tables, node, word):
     return np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def as_state(tables, node):
     """Return `node` if it is a state, else the longest of its suffixes that is one."""
     if node == 0:
@@ -73,7 +74,7 @@ def as_state(tables, node):
     return np.int64(tables.suffix[node])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def ngram_step(tables, state, word):
     """Predict one word and go on to the state after it.
 
@@ -95,7 +96,7 @@ def ngram_step(tables, state, word):
     return backed_off + tables.log_prob[child], as_state(tables, child)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def score_ids(tables, state, words, log_probs):
     """Fill `log_probs` float64 with the score of each of `words` int32; return the last state."""
     for place in range(words.shape[0]):
@@ -103,7 +104,7 @@ def score_ids(tables, state, words, log_probs):
     return state
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def link_suffixes(tables, suffix):
     """Fill `suffix` of every node, from short n-grams to long ones.
 
@@ -125,7 +126,7 @@ def link_suffixes(tables, suffix):
             suffix[child] = as_state(tables, found)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def predict_filled(tables, log_prob):
     """Give n-grams whose `log_prob` is not a number what backing off gives.
 
@@ -138,7 +139,7 @@ def predict_filled(tables, log_prob):
                 log_prob[child] = tables.backoff[node] + rest
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find_fault(tables, words):
     """Return the first node whose entries would lead a search astray, or -1 if all are sound.
 
