@@ -3,7 +3,8 @@
     python -m benchmarks.align hour [--hours 1] [--rough]
     python -m benchmarks.align first
     python -m benchmarks.align torchaudio [--minutes 1 5]
-    python -m benchmarks.align boundaries MODEL [--language sw]
+    python -m benchmarks.align boundaries MODEL
+    python -m benchmarks.align cut MODEL
 
 Each prints lines of JSON. "hour" aligns emissions made here (a planted text with pauses and
 noise), in a process of its own; the limits are those of the project, 30 s and 1 GB an hour. "first"
@@ -11,7 +12,9 @@ compares the first use after installation, when the loops are compiled, with the
 "torchaudio" times its forced_align beside ours, in turns, and compares the paths; it needs a
 torchaudio that imports (tests/assets/align/README.md). "boundaries" speaks sentences with
 espeak-ng, which tells when each word starts and ends, in voices that the demonstration keeps for
-its test, and aligns them with a model such as that of `unheard demo`.
+its test, and aligns them with a model such as that of `unheard demo`. "cut" joins such sentences
+into one recording, spoils its text, cuts it into utterances and counts those whose text is what is
+said in them.
 """
 
 import argparse
@@ -173,24 +176,32 @@ def beside_torchaudio(minutes: float, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def boundaries(model: str, *, language: str, sentences: int) -> dict[str, Any]:
-    """Compare aligned words with those that the speech engine spoke."""
-    import unheard
+def speak(count: int) -> list[tuple[str, Any, Any]]:
+    """Sentences, their sound, and their words with the times at which they are spoken."""
     from unheard.audio.synthesis import Synthesizer, Voice
     from unheard.text import swahili
 
-    bundle = unheard.load_model(model)
     engine = Synthesizer(seed=5)
-    starts, ends, middles = [], [], []
+    spoken = []
     for number, sentence in enumerate(
-        swahili.sentences(sentences, generator=np.random.default_rng(99))
+        swahili.sentences(count, generator=np.random.default_rng(99))
     ):
         voice = Voice(
-            language=language,
+            language="sw",
             variant=("f4", "m3", "m7")[number % 3],
             words_per_minute=(140, 165, 190)[number // 3 % 3],
         )
-        sound, spoken = engine.say_words(sentence, voice)
+        spoken.append((sentence, *engine.say_words(sentence, voice)))
+    return spoken
+
+
+def boundaries(model: str, *, sentences: int) -> dict[str, Any]:
+    """Compare aligned words with those that the speech engine spoke."""
+    import unheard
+
+    bundle = unheard.load_model(model)
+    starts, ends, middles = [], [], []
+    for sentence, sound, spoken in speak(sentences):
         found = unheard.align(bundle, sound, sentence).words
         if len(found) != len(spoken):
             raise RuntimeError(f"{sentence!r}: {len(spoken)} words spoken, {len(found)} aligned")
@@ -218,17 +229,78 @@ def boundaries(model: str, *, language: str, sentences: int) -> dict[str, Any]:
     return result
 
 
+def spoil(words: list[str], generator: np.random.Generator) -> list[str]:
+    """Leave words out, put others in, change some: each in about one place of twenty-five."""
+    from unheard.text import swahili
+
+    others = [
+        word for one in swahili.sentences(len(words), generator=generator) for word in one.split()
+    ]
+    place, text = 0, []
+    while place < len(words):
+        draw, run = generator.random(), int(generator.integers(1, 8))
+        if draw < 0.04:
+            place += run
+        elif draw < 0.08:
+            text += [others.pop() for _ in range(run)]
+        elif draw < 0.12:
+            text.append(others.pop())
+            place += 1
+        else:
+            text.append(words[place])
+            place += 1
+    return text
+
+
+def cut_spoilt(model: str, *, sentences: int, seeds: int) -> dict[str, Any]:
+    """Cut a recording by a spoilt text, several times, and look at what is in the utterances."""
+    import unheard
+    from unheard.audio.signal import Waveform
+    from unheard.decoding.cutting import CutLimits, cut
+
+    samples, words = [], []
+    seconds = 0.0
+    for sentence, sound, spoken in speak(sentences):
+        for text, word in zip(sentence.split(), spoken, strict=True):
+            words.append((text, seconds + word.start_seconds, seconds + word.end_seconds))
+        samples += [sound.samples, np.zeros(6400, np.float32)]
+        seconds += sound.duration_seconds + 0.4
+    recording = Waveform(samples=np.concatenate(samples))
+    bundle = unheard.load_model(model)
+    counts = {"words_in_text": 0, "words_kept": 0, "utterances": 0, "exact": 0}
+    for seed in range(seeds):
+        text = spoil([word for word, _, _ in words], np.random.default_rng(seed))
+        alignment = unheard.align(bundle, recording, " ".join(text), rough=True)
+        cuts = cut(
+            alignment,
+            duration_seconds=alignment.duration_seconds,
+            separator=" ",
+            limits=CutLimits(),
+        )
+        counts["words_in_text"] += len(text)
+        counts["words_kept"] += cuts.words_kept
+        counts["utterances"] += len(cuts.pieces)
+        for piece in cuts.pieces:
+            inside = [
+                word
+                for word, start, end in words
+                if start >= piece.start_seconds - 0.06 and end <= piece.end_seconds + 0.06
+            ]
+            counts["exact"] += piece.text.split() == inside
+    return {"words_spoken": len(words), "texts": seeds, "seconds": round(seconds), **counts}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "what", choices=("hour", "first", "torchaudio", "boundaries", "measure", "use")
+        "what", choices=("hour", "first", "torchaudio", "boundaries", "cut", "measure", "use")
     )
     parser.add_argument("model", nargs="?")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--rough", action="store_true")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 5.0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--language", default="sw")
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sentences", type=int, default=60)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -243,12 +315,13 @@ def main() -> int:
     elif arguments.what == "torchaudio":
         for minutes in arguments.minutes:
             print(json.dumps(beside_torchaudio(minutes, rounds=arguments.rounds)))
+    elif arguments.model is None:
+        parser.error(f"{arguments.what} needs a model")
+    elif arguments.what == "cut":
+        result = cut_spoilt(arguments.model, sentences=arguments.sentences, seeds=arguments.seeds)
+        print(json.dumps(result))
     else:
-        if arguments.model is None:
-            parser.error("boundaries needs a model")
-        result = boundaries(
-            arguments.model, language=arguments.language, sentences=arguments.sentences
-        )
+        result = boundaries(arguments.model, sentences=arguments.sentences)
         print(json.dumps(result))
         return int(result["start_and_end"]["median_ms"] > 40)
     return 0

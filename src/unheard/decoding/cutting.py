@@ -16,8 +16,8 @@ from unheard.errors import ConfigError
 
 PADDING_SECONDS = 0.2
 """Silence kept before and after an utterance, at most [seconds]."""
-STAR_SECONDS = 0.3
-"""Sound without text shorter than this is taken for a breath or a filler [seconds]."""
+STAR_SECONDS = 0.15
+"""Sound without text shorter than this is taken for a breath, not for a word [seconds]."""
 SENTENCE_BONUS_SECONDS = 0.3
 """How much longer a pause at the end of a sentence counts [seconds]."""
 

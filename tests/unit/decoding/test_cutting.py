@@ -98,7 +98,7 @@ def test_an_utterance_ends_where_something_does_not_match(change: dict) -> None:
 
 
 def test_a_breath_does_not_end_an_utterance() -> None:
-    assert len(run(timed([[1.0, 1.8]], stars=[(1.45, 1.7)])).pieces) == 1
+    assert len(run(timed([[1.0, 1.8]], stars=[(1.5, 1.6)])).pieces) == 1
 
 
 def test_a_long_stretch_is_cut_at_pauses_and_ends_of_sentences() -> None:
