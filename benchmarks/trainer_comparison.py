@@ -5,7 +5,8 @@
     python -m benchmarks.trainer_comparison OUT/luganda-1h/sets RUNS [--start MODEL] [--write]
 
 Both sides run at the same time, each in a process of its own with one thread, so that a busy
-machine is as unfair to one as to the other. Both see the same utterances, texts and symbols, the
+machine is as unfair to one as to the other; the side that is done first begins again, for nothing
+but the load, until the other is done. Both see the same utterances, texts and symbols, the
 same number of updates of 16 s of sound, the same peak learning rate, dropout and masking, and
 bfloat16 autocast. Theirs follows the CTC example of transformers: decoded sound kept in memory,
 batches of utterances of similar length, AdamW with a linear schedule. Ours is `unheard finetune`
@@ -159,33 +160,56 @@ def theirs(sets: Path, folder: Path, *, start: str, steps: int, seed: int) -> di
 
 def both(options: argparse.Namespace) -> list[str]:
     """Run both sides side by side; returns the table."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = {}
-    for side in SIDES:
-        folder = options.runs / f"{side}-{options.seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "row.json").exists():
-            continue
-        words = [sys.executable, "-m", "benchmarks.trainer_comparison", *map(str, sys.argv[1:])]
-        with (folder / "log.txt").open("w", encoding="utf-8") as log:
-            running[side] = subprocess.Popen(
-                [*words, "--side", side], env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-    for side, process in running.items():
-        if process.wait():
-            raise SystemExit(
-                f"{side} failed: see {options.runs / f'{side}-{options.seed}'}/log.txt"
-            )
+    folders = {side: options.runs / f"{side}-{options.seed}" for side in SIDES}
+    running = {
+        side: _start(side, folder, options)
+        for side, folder in folders.items()
+        if not (folder / "row.json").exists()
+    }
+    rivals = list(running)
+    while any(running[side].poll() is None for side in rivals):
+        for side in rivals:
+            code = running[side].poll()
+            if code:
+                raise SystemExit(f"{side} failed: see {folders[side]}/log.txt")
+            if code == 0 and len(rivals) == len(SIDES):
+                again = folders[side].with_name(f"{side}-again-{time.monotonic_ns()}")
+                running[again.name] = _start(side, again, options)
+                rivals = [other for other in rivals if other != side]
+        time.sleep(0.5)
+    for process in running.values():
+        process.terminate()
+        process.wait()
     lines = [
         "| | updates | minutes | CER (95 % interval) | WER (95 % interval) |",
         "|---|---|---|---|---|",
     ]
     for side in SIDES:
-        row = json.loads((options.runs / f"{side}-{options.seed}" / "row.json").read_text("utf-8"))
+        row = json.loads((folders[side] / "row.json").read_text("utf-8"))
         lines.append(
             f"| {side} | {row['updates']:,} | {row['minutes']:.1f} | {row['cer']} | {row['wer']} |"
         )
     return lines
+
+
+def _start(side: str, folder: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """Start one side with one thread."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [
+        *("-m", "benchmarks.trainer_comparison"),
+        *(str(options.sets), str(folder)),
+        *("--start", options.start),
+        *("--steps", str(options.steps)),
+        *("--seed", str(options.seed)),
+        *("--side", side),
+    ]
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def main() -> None:
@@ -205,10 +229,11 @@ def main() -> None:
         if options.write:
             RESULTS.write_text(f"# Beside the Trainer of transformers\n\n{lines}\n", "utf-8")
         return
-    folder = options.runs / f"{options.side}-{options.seed}"
     run = ours if options.side == "unheard" else theirs
-    found = run(options.sets, folder, start=options.start, steps=options.steps, seed=options.seed)
-    (folder / "row.json").write_text(json.dumps(found), "utf-8")
+    found = run(
+        options.sets, options.runs, start=options.start, steps=options.steps, seed=options.seed
+    )
+    (options.runs / "row.json").write_text(json.dumps(found), "utf-8")
 
 
 if __name__ == "__main__":
