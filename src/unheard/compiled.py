@@ -3,24 +3,66 @@
 A kernel takes its arrays gathered in named tuples and allocates nothing. Then nobody needs to
 count who holds an array; left to itself, numba counts at every access, atomically, which was five
 sixths of the time of a search. The glue to Python is left out where Python does not call: it was
-most of the time of compilation.
+most of the time of compilation. These switches of numba are not documented; a version that does
+not know one compiles the same functions without it, slower, not otherwise.
 
-These switches of numba are not documented. A version that does not know one compiles the same
-functions without it: slower, not otherwise.
+What is compiled is kept beside the module, or in the user's cache if that is not writable, so that
+only the first use on a machine takes seconds. Numba asks for the age of the one module: after a
+change to a compiled function, remove what is kept of the modules that call it
+(`__pycache__/*.nbi`).
 """
+
+import logging
+from collections.abc import Callable
+from typing import Any
 
 import numba
 from numba.core.options import DefaultOptions
 
-_SWITCHES = {
-    name: value
-    for name, value in {"_nrt": False, "no_cfunc_wrapper": True}.items()
-    if hasattr(DefaultOptions, name)
-}
-_UNSEEN = {"no_cpython_wrapper": True} if hasattr(DefaultOptions, "no_cpython_wrapper") else {}
+logger = logging.getLogger(__name__)
 
-kernel = numba.njit(cache=True, nogil=True, **_SWITCHES)
-"""For a function that Python calls with arrays, and that makes none itself."""
 
-inner = numba.njit(cache=True, nogil=True, **_SWITCHES, **_UNSEEN)
-"""For one that only other compiled functions call."""
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that Python calls with arrays, and that makes none itself."""
+    return _compile(function, _nrt=False, no_cfunc_wrapper=True)
+
+
+def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that only other compiled functions call."""
+    return _compile(function, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+
+def _compile(function: Callable[..., Any], **switches: bool) -> Callable[..., Any]:
+    """Compile on first use, and keep the result where there is a place for it."""
+    known: dict[str, Any] = {
+        name: on for name, on in switches.items() if hasattr(DefaultOptions, name)
+    }
+    try:
+        compiled = numba.njit(cache=True, nogil=True, **known)(function)
+    except RuntimeError as error:
+        logger.info("compiled code is not kept, every process compiles anew: %s", error)
+        return numba.njit(nogil=True, **known)(function)
+    _survive_unreadable(compiled)
+    return compiled
+
+
+def _survive_unreadable(compiled: Any) -> None:
+    """Compile anew where what was kept cannot be read.
+
+    Numba opens it before it looks at its age: it stops with an error where a type has another
+    name since, and where the file is damaged.
+    """
+    cache = getattr(compiled, "_cache", None)
+    load = getattr(cache, "load_overload", None)
+    if cache is None or load is None:
+        return
+
+    def load_or_forget(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever unpickling may raise
+            logger.info("compiled code is replaced, it cannot be read: %s", error)
+            cache.flush()
+            return None
+
+    cache.load_overload = load_or_forget
