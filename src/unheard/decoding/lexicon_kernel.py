@@ -26,10 +26,10 @@ The root is reached through a boundary only, or at the start. Without a boundary
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from unheard.compiled import inner, kernel
 from unheard.lm.kernel import ngram_step
 
 _HASH_A = 0x1E3779B97F4A7C15
@@ -38,7 +38,7 @@ _LM_STATE = (1 << 40) - 1
 
 DONE = 0
 HISTORIES_FULL = 1
-NOT_A_NUMBER = 2
+NO_LOG_PROBS = 2
 
 
 class Tree(NamedTuple):
@@ -111,7 +111,7 @@ class Histories(NamedTuple):
         state: int64 (capacity,), of the language model, and above it that of the hot phrases.
         step: float64 (capacity,), what the last word added, the look-ahead apart [nats].
         table: int32 (power of two,), hash table of (parent, word); -1 where free.
-        count: int64 (1,), how many there are.
+        used: int64 (1,), how many there are.
     """
 
     parent: NDArray[np.int32]
@@ -120,7 +120,7 @@ class Histories(NamedTuple):
     state: NDArray[np.int64]
     step: NDArray[np.float64]
     table: NDArray[np.int32]
-    count: NDArray[np.int64]
+    used: NDArray[np.int64]
 
 
 class Hypotheses(NamedTuple):
@@ -158,7 +158,7 @@ class Candidates(NamedTuple):
     following: NDArray[np.int32]
 
 
-class Index(NamedTuple):
+class Lookup(NamedTuple):
     """A chained hash table of the hypotheses.
 
     Attributes:
@@ -198,7 +198,7 @@ class Beam(NamedTuple):
         size: int64 (1,), how many hypotheses there are.
         scale: float64 (2,), log of what the masses were relative to before the last frame; score
             of the best hypothesis after it.
-        index: of the hypotheses.
+        lookup: of the hypotheses.
         candidates: of the frame.
         frame: the frame.
         scores: float64, room for those of hypotheses and candidates.
@@ -210,7 +210,7 @@ class Beam(NamedTuple):
     spare: Hypotheses
     size: NDArray[np.int64]
     scale: NDArray[np.float64]
-    index: Index
+    lookup: Lookup
     candidates: Candidates
     frame: Frame
     scores: NDArray[np.float64]
@@ -238,7 +238,7 @@ def new_beam(width: int, vocab: int) -> Beam:
         spare=hypotheses(),
         size=np.ones(1, np.int64),
         scale=np.array([0.0, 1.0]),
-        index=Index(
+        lookup=Lookup(
             head=np.full(_table_size(most), -1, np.int32),
             following=np.zeros(most, np.int32),
         ),
@@ -271,17 +271,17 @@ def new_histories(capacity: int) -> Histories:
         state=np.zeros(capacity, np.int64),
         step=np.zeros(capacity),
         table=np.full(_table_size(capacity), -1, np.int32),
-        count=np.ones(1, np.int64),
+        used=np.ones(1, np.int64),
     )
 
 
 def more_room(histories: Histories, capacity: int) -> Histories:
     """Copy histories to where there is room for `capacity` of them."""
     larger = new_histories(capacity)
-    count = int(histories.count[0])
+    used = int(histories.used[0])
     for name in ("parent", "word", "depth", "state", "step"):
-        getattr(larger, name)[:count] = getattr(histories, name)[:count]
-    larger.count[0] = count
+        getattr(larger, name)[:used] = getattr(histories, name)[:used]
+    larger.used[0] = used
     index_histories(larger)
     return larger
 
@@ -291,14 +291,14 @@ def _table_size(entries: int) -> int:
     return 1 << max(4, (2 * entries - 1).bit_length())
 
 
-@numba.njit(inline="always")
+@inner
 def _mix(a, b):
     """Hash two numbers."""
     mixed = np.int64(a) * _HASH_A + np.int64(b) * _HASH_B
     return mixed ^ (mixed >> np.int64(31))
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def extend(histories, tree, lm, hot, rules, history, word):
     """Return the history that is one word longer, or -1 when there is no room for it."""
     mask = histories.table.shape[0] - 1
@@ -310,7 +310,7 @@ def extend(histories, tree, lm, hot, rules, history, word):
         if histories.parent[found] == history and histories.word[found] == word:
             return found
         place = (place + 1) & mask
-    made = histories.count[0]
+    made = histories.used[0]
     if made == histories.parent.shape[0]:
         return np.int32(-1)
     state = histories.state[history]
@@ -327,27 +327,34 @@ def extend(histories, tree, lm, hot, rules, history, word):
     histories.state[made] = next_state | (np.int64(hot_state) << 40)
     histories.step[made] = step
     histories.table[place] = made
-    histories.count[0] = made + 1
+    histories.used[0] = made + 1
     return np.int32(made)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def index_histories(histories):
     """Fill the hash table anew."""
     mask = histories.table.shape[0] - 1
     histories.table[:] = -1
-    for number in range(1, histories.count[0]):
+    for number in range(1, histories.used[0]):
         place = _mix(histories.parent[number], histories.word[number]) & mask
         while histories.table[place] >= 0:
             place = (place + 1) & mask
         histories.table[place] = number
 
 
-@numba.njit(cache=True, nogil=True)
-def collect(histories, beam):
-    """Forget the histories that no hypothesis goes back to, and number the rest anew."""
-    count = histories.count[0]
-    number = np.full(count, -1, np.int32)
+@kernel
+def collect(histories, beam, number):
+    """Forget the histories that no hypothesis goes back to, and number the rest anew.
+
+    Args:
+        histories: `Histories`.
+        beam: `Beam`.
+        number: int32, room to work in, as much as for histories.
+    """
+    count = histories.used[0]
+    for old in range(count):
+        number[old] = -1
     number[0] = 0
     for i in range(beam.size[0]):
         history = beam.now.history[i]
@@ -366,13 +373,13 @@ def collect(histories, beam):
         histories.state[kept] = histories.state[old]
         histories.step[kept] = histories.step[old]
         kept += 1
-    histories.count[0] = kept
+    histories.used[0] = kept
     for i in range(beam.size[0]):
         beam.now.history[i] = number[beam.now.history[i]]
     index_histories(histories)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def common_history(histories, beam):
     """Return the longest history that all hypotheses have in common."""
     common = beam.now.history[0]
@@ -386,7 +393,7 @@ def common_history(histories, beam):
     return common
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def nth_largest(values, count, n):
     """Return the n-th largest of the first `count` values, n from 1; reorders them."""
     low = 0
@@ -416,23 +423,23 @@ def nth_largest(values, count, n):
     return values[wanted]
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _prepare(row, rules, scale, frame):
     """Turn a frame's log-probabilities into factors, relative to the best hypothesis.
 
     Returns:
-        Log of the new scale; NaN for a frame that holds NaN.
+        Log of the new scale; NaN for a frame that holds NaN or plus infinity.
     """
     stay, grow = frame.stay, frame.grow
     vocab = row.shape[0]
     top = -np.inf
     best = 0
     for v in range(vocab):
+        if not row[v] < np.inf:
+            return np.nan
         if row[v] > top:
             top = np.float64(row[v])
             best = v
-        elif np.isnan(row[v]):
-            return np.nan
     floor = -rules.symbol_threshold
     if rules.symbols_per_frame < vocab - 1:
         others = 0
@@ -463,7 +470,7 @@ def _prepare(row, rules, scale, frame):
     return scale[0] + top + np.log(scale[1])
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _child(symbols, low, end, symbol):
     """Return which of the nodes from `low` up to `end` is entered by a symbol, or -1."""
     high = end
@@ -478,7 +485,7 @@ def _child(symbols, low, end, symbol):
     return np.int32(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _chain(head, following, size, of_history, of_node):
     """Make a chained hash table of pairs."""
     head[:] = -1
@@ -489,7 +496,7 @@ def _chain(head, following, size, of_history, of_node):
         head[place] = i
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _stay(now, spare, size, tree, rules, frame):
     """Leave every hypothesis where it is for one frame: fills the masses of `spare`.
 
@@ -520,7 +527,7 @@ def _stay(now, spare, size, tree, rules, frame):
     frame.reals[2] = lowest
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _thin(candidates, count, width, ranked, chained):
     """Keep the best `width` of `count` candidates; what is worse cannot survive.
 
@@ -549,13 +556,13 @@ def _thin(candidates, count, width, ranked, chained):
     return kept, limit
 
 
-@numba.njit(cache=True, nogil=True)
-def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, frame, ranked):
+@inner
+def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories, frame, ranked):
     """Grow every hypothesis by each symbol below its node, and end its word.
 
     Mass that goes into a hypothesis which exists is added to `spare`; the rest is candidates.
-    Arrays are bound to names of their own: every time that one is taken out of a tuple, or a
-    tuple is handed to a function, its reference count changes, and that costs more than the work.
+    Arrays are bound to names of their own, and no tuple is handed on in the inner loops: that
+    costs more than the work.
 
     Returns:
         How many candidates there are, or -1 when there is no room for histories.
@@ -565,7 +572,7 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
     next_symbol = spare.symbol_mass
     new_history, new_node, new_mass = candidates.history, candidates.node, candidates.mass
     shared_head, shared_following = candidates.head, candidates.following
-    head, following = index.head, index.following
+    head, following = lookup.head, lookup.following
     tree_symbol, tree_edge, tree_hope = tree.symbol, tree.edge, tree.hope
     first_child, first_label = tree.first_child, tree.first_label
     label, reach = tree.label, tree.reach
@@ -655,8 +662,8 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
                 if found >= 0:
                     next_symbol[found] += mass
                     continue
+                slot = place & shared_mask
                 if shared:
-                    slot = place & shared_mask
                     found = shared_head[slot]
                     while found >= 0 and (
                         new_history[found] != history or new_node[found] != child
@@ -683,7 +690,7 @@ def _grow(now, spare, size, candidates, index, tree, lm, hot, rules, histories, 
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _select(now, spare, size, candidates, count, rules, scores, ranked, scale):
     """Gather in `spare` the best of the hypotheses that stay and of the candidates.
 
@@ -738,7 +745,7 @@ def _select(now, spare, size, candidates, count, rules, scores, ranked, scale):
     return kept, above > rules.beam
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _trim(spare, size, width, ranked):
     """Keep the best `width` of more hypotheses."""
     for i in range(size):
@@ -762,14 +769,14 @@ def _trim(spare, size, width, ranked):
         kept += 1
 
 
-@numba.njit(cache=True, nogil=True)
-def _drop_beaten(spare, size, index, rules, histories, dropped):
+@inner
+def _drop_beaten(spare, size, lookup, rules, histories, dropped):
     """Drop hypotheses that enough others beat in both masses and that have the same future.
 
     Returns:
         How many are left.
     """
-    head, following = index.head, index.following
+    head, following = lookup.head, lookup.following
     head[:] = -1
     mask = head.shape[0] - 1
     for i in range(size):
@@ -808,7 +815,7 @@ def _drop_beaten(spare, size, index, rules, histories, dropped):
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def search(log_probs, first, tree, lm, hot, rules, histories, beam):
     """Take frames from `first` on into the beam.
 
@@ -824,9 +831,10 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
 
     Returns:
         The first frame that was not taken, and why: DONE (none is left), HISTORIES_FULL (make
-        room and call again; the frame left no trace but histories) or NOT_A_NUMBER.
+        room and call again; the frame left no trace but histories) or NO_LOG_PROBS (no
+        log-probabilities).
     """
-    candidates, index, frame, scale = beam.candidates, beam.index, beam.frame, beam.scale
+    candidates, lookup, frame, scale = beam.candidates, beam.lookup, beam.frame, beam.scale
     now, spare = beam.now, beam.spare
     size = beam.size[0]
     swapped = False
@@ -836,11 +844,11 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
     for child in range(tree.first_child[0], tree.first_child[1]):
         root_gain = max(root_gain, tree.edge[child])
     frame.reals[3] = root_gain
-    _chain(index.head, index.following, size, now.history, now.node)
+    _chain(lookup.head, lookup.following, size, now.history, now.node)
     for t in range(first, log_probs.shape[0]):
         log_scale = _prepare(log_probs[t], rules, scale, frame)
         if np.isnan(log_scale):
-            outcome, taken = NOT_A_NUMBER, t
+            outcome, taken = NO_LOG_PROBS, t
             break
         if size == 0:
             continue
@@ -850,7 +858,7 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
             spare,
             size,
             candidates,
-            index,
+            lookup,
             tree,
             lm,
             hot,
@@ -867,13 +875,13 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
         )
         scale[0] = log_scale
         if full:
-            size = _drop_beaten(spare, size, index, rules, histories, beam.dropped)
+            size = _drop_beaten(spare, size, lookup, rules, histories, beam.dropped)
             if size > rules.beam:
                 _trim(spare, size, rules.beam, beam.ranked)
                 size = rules.beam
         now, spare = spare, now
         swapped = not swapped
-        _chain(index.head, index.following, size, now.history, now.node)
+        _chain(lookup.head, lookup.following, size, now.history, now.node)
     beam.size[0] = size
     if swapped:
         for i in range(size):
@@ -884,7 +892,7 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
     return taken, outcome
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def close(tree, lm, hot, rules, histories, beam, end_word, ended, score, whole):
     """Say what each hypothesis would be if no frame came any more.
 

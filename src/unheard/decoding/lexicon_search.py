@@ -219,7 +219,8 @@ class LexiconStream:
         """Take further frames (frames, vocab), natural log-probabilities; any number, even 0.
 
         Raises:
-            ShapeError: if the vocabulary has another size than the alphabet, or a frame holds NaN.
+            ShapeError: if the vocabulary has another size than the alphabet, or a frame holds NaN
+                or plus infinity.
             ConfigError: if the stream is finished.
         """
         if self._finished:
@@ -249,12 +250,12 @@ class LexiconStream:
             )
             if outcome == kernel.DONE:
                 break
-            if outcome == kernel.NOT_A_NUMBER:
+            if outcome == kernel.NO_LOG_PROBS:
                 frame = sum(map(len, self._frames)) + taken
                 self._finished = True
                 raise ShapeError(
-                    f"the emissions are no log-probabilities: found NaN in frame {frame}. Look "
-                    "for the model or the input that gave it."
+                    f"the emissions are no log-probabilities: found NaN or +inf in frame {frame}. "
+                    "Look for the model or the input that gave it."
                 )
             self._make_room(grow=taken == tried_again)
             tried_again = taken
@@ -323,9 +324,9 @@ class LexiconStream:
 
     def _make_room(self, *, grow: bool) -> None:
         """Forget what is no longer needed; with `grow`, or if that is little, get more room."""
-        kernel.collect(self._histories, self._beam)
         capacity = len(self._histories.parent)
-        if grow or self._histories.count[0] > capacity // 2:
+        kernel.collect(self._histories, self._beam, np.empty(capacity, np.int32))
+        if grow or self._histories.used[0] > capacity // 2:
             self._histories = kernel.more_room(self._histories, 2 * capacity)
 
     def _endings(self) -> list[tuple[int, float]]:

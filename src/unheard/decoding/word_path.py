@@ -5,14 +5,15 @@ pauses before, between and after them, where boundaries may be written. This is 
 lexicon search goes through, with the words known.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from unheard.compiled import kernel
 from unheard.decoding.emissions import FrameTiming
 from unheard.decoding.hypothesis import Word
 from unheard.decoding.lexicon import Lexicon, word_boundary_id
@@ -20,6 +21,28 @@ from unheard.decoding.runs import probability
 
 _MARGIN_NATS = 100.0
 """States so far behind the best one of a frame are not followed, so that hours take linear time."""
+
+
+class Work(NamedTuple):
+    """Room that `best_path` works in.
+
+    Attributes:
+        furthest: int64 (states,).
+        resting: float64 (states,); so the next three.
+        on: float64 (states,).
+        new_resting: float64 (states,).
+        new_on: float64 (states,).
+        window_start: int64 (frames,).
+        moves: int16, as many as there are states in the windows of all frames.
+    """
+
+    furthest: NDArray[np.int64]
+    resting: NDArray[np.float64]
+    on: NDArray[np.float64]
+    new_resting: NDArray[np.float64]
+    new_on: NDArray[np.float64]
+    window_start: NDArray[np.int64]
+    moves: NDArray[np.int16]
 
 
 class States(NamedTuple):
@@ -85,17 +108,15 @@ def trace_words(
     """
     states = _lay_out(words, lexicon)
     frames = len(log_probs)
-    state = np.empty(frames, np.int32)
-    carries = np.empty(frames, np.bool_)
     blank = lexicon.alphabet.blank_id
     compared = log_probs
     boundary = word_boundary_id(lexicon.alphabet)
     if boundary_bonus and boundary is not None:
         compared = log_probs.copy()
         compared[:, boundary] += boundary_bonus
-    score = best_path(compared, blank, states, _MARGIN_NATS, state, carries)
+    score, state, carries = _search(compared, blank, states, _MARGIN_NATS)
     if score == -np.inf:
-        score = best_path(compared, blank, states, np.inf, state, carries)
+        score, state, carries = _search(compared, blank, states, np.inf)
     end = timing.edge_seconds(frames - 0.5, num_samples=num_samples)
     if score == -np.inf:
         nowhere = tuple(
@@ -125,6 +146,29 @@ def trace_words(
         confidence=probability(float(counted.sum()), len(counted)),
         log_prob=score,
     )
+
+
+def _search(
+    log_probs: NDArray[np.float32], blank: int, states: States, margin: float
+) -> tuple[float, NDArray[np.int32], NDArray[np.bool_]]:
+    """Return the best path's score, its state at each frame, and whether the frame carries it."""
+    frames, count = len(log_probs), len(states.symbol)
+    state, carries = np.empty(frames, np.int32), np.empty(frames, np.bool_)
+    room = 32 * frames + count
+    while True:
+        work = Work(
+            furthest=np.empty(count, np.int64),
+            resting=np.empty(count),
+            on=np.empty(count),
+            new_resting=np.empty(count),
+            new_on=np.empty(count),
+            window_start=np.empty(frames, np.int64),
+            moves=np.empty(room, np.int16),
+        )
+        score = float(best_path(log_probs, blank, states, margin, work, state, carries))
+        if not math.isnan(score):
+            return score, state, carries
+        room *= 2
 
 
 def _lay_out(words: Sequence[int], lexicon: Lexicon) -> States:
@@ -175,8 +219,8 @@ _ENTERED = 4
 _NEVER = -np.inf
 
 
-@numba.njit(cache=True, nogil=True)
-def best_path(log_probs, blank, states, margin, out_state, out_carries):
+@kernel
+def best_path(log_probs, blank, states, margin, work, out_state, out_carries):
     """Find the best path.
 
     Each state is in one of two ways at a frame: on its symbol, or in a blank after it. The states
@@ -188,29 +232,29 @@ def best_path(log_probs, blank, states, margin, out_state, out_carries):
         states: `States`.
         margin: what is this far behind the best state of a frame is left out at the ends of the
             window [nats].
+        work: `Work`.
         out_state: int32 (frames,), written: state at each frame.
         out_carries: bool (frames,), written: whether the frame carries its symbol.
 
     Returns:
-        The path's log-probability; -inf where there is none.
+        The path's log-probability; -inf where there is none, NaN where `work.moves` is too short.
     """
     frames = log_probs.shape[0]
     count = states.symbol.shape[0]
     # How far a path that is at most at a state can be one frame later.
-    furthest = np.arange(count)
+    furthest, window_start, moves = work.furthest, work.window_start, work.moves
     for target in range(count):
+        furthest[target] = target
         for s in range(states.first_source[target], states.first_source[target + 1]):
             source = states.source[s]
             furthest[source] = max(furthest[source], target)
     for state in range(1, count):
         furthest[state] = max(furthest[state], furthest[state - 1])
 
-    resting, new_resting = np.full(count, _NEVER), np.full(count, _NEVER)
-    on, new_on = np.full(count, _NEVER), np.full(count, _NEVER)
-    resting[0] = 0.0
+    resting, new_resting = work.resting, work.new_resting
+    on, new_on = work.on, work.new_on
+    resting[0], on[0] = 0.0, _NEVER
     low, high = 0, 1
-    window_start = np.empty(frames, np.int64)
-    moves = np.empty(16 * frames + count, np.int16)
     used = 0
     for t in range(frames):
         row = log_probs[t]
@@ -220,9 +264,7 @@ def best_path(log_probs, blank, states, margin, out_state, out_carries):
             on[state] = _NEVER
         high = reach
         if used + high - low > moves.shape[0]:
-            larger = np.empty(2 * moves.shape[0] + high - low, np.int16)
-            larger[:used] = moves[:used]
-            moves = larger
+            return np.nan
         window_start[t] = used - low
         best = _NEVER
         for state in range(low, high):

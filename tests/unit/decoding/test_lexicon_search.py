@@ -198,10 +198,11 @@ def test_emissions_that_are_none_are_refused():
     decoder = LexiconDecoder(WORDS)
     with pytest.raises(ShapeError, match=r"expected \(frames, 5\), found \(3, 4\)"):
         decoder.decode(emissions_of(torch.zeros(3, 4)))
-    log_probs = spelt("ab").log_probs
-    log_probs[1, 0] = math.nan
-    with pytest.raises(ShapeError, match="NaN in frame 1"):
-        decoder.decode(emissions_of(log_probs))
+    for odd in (math.nan, math.inf):
+        log_probs = spelt("ab").log_probs
+        log_probs[1, 0] = odd
+        with pytest.raises(ShapeError, match=r"NaN or \+inf in frame 1"):
+            decoder.decode(emissions_of(log_probs))
 
 
 def test_the_nth_largest_is_that_of_a_sorted_list():
