@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unheard.decoding import align as aligner
-from unheard.decoding import align_kernel
 from unheard.decoding.align import FrameScores, Target, align, align_many
 from unheard.decoding.emissions import Emissions
 
@@ -193,22 +192,7 @@ def test_the_path_does_not_depend_on_what_is_stored(seed: int, rough: bool, peri
     scores = scores_of(log_probs, target)
     whole = align(scores, target, skip_penalty=0.5)
     lattice = aligner._lattice(scores, target, 0.5)
-    stored = align_kernel.stored_rows(log_probs.shape[0], len(target.tokens), period)
-    align_kernel.forward(scores.values, lattice, aligner.STAR_PENALTY, period, stored)
-    position, on_token, score = align_kernel.finish(lattice, stored[-1, 0], stored[-1, 1])
-    positions = np.zeros(log_probs.shape[0], np.int32)
-    on = np.zeros(log_probs.shape[0], np.bool_)
-    align_kernel.trace(
-        scores.values,
-        lattice,
-        aligner.STAR_PENALTY,
-        period,
-        stored,
-        position,
-        on_token,
-        positions,
-        on,
-    )
+    positions, on, score = aligner._best_path(scores.values, lattice, aligner.STAR_PENALTY, period)
     assert score == whole.score
     assert positions.tolist() == whole.positions.tolist()
     assert on.tolist() == whole.on_token.tolist()

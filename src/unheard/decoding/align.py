@@ -214,18 +214,12 @@ def align(
         )
     lattice = _lattice(scores, target, skip_penalty)
     period = _period(frames, len(target.tokens), has_skips=bool(target.skips))
-    stored = align_kernel.stored_rows(frames, len(target.tokens), period)
-    align_kernel.forward(values, lattice, star_penalty, period, stored)
-    position, ends_on_token, score = align_kernel.finish(lattice, stored[-1, 0], stored[-1, 1])
+    positions, on_token, score = _best_path(values, lattice, star_penalty, period)
     if not score > -math.inf:
         raise AlignmentError(
             "the model gives this text no probability at all: every path of it passes through a "
             "symbol of probability zero. Does the text belong to this recording?"
         )
-    positions, on_token = np.zeros(frames, np.int32), np.zeros(frames, np.bool_)
-    align_kernel.trace(
-        values, lattice, star_penalty, period, stored, position, ends_on_token, positions, on_token
-    )
     on_star = ~on_token & (values[:, -1].astype(np.float64) - star_penalty > values[:, 0])
     on_star &= lattice.is_open[positions] != 0
     columns = np.where(on_token, lattice.columns[positions].astype(np.int64), 0)
@@ -235,7 +229,7 @@ def align(
         on_token=on_token,
         on_star=on_star,
         log_probs=values[np.arange(frames), columns].astype(np.float64),
-        score=float(score),
+        score=score,
         timing=scores.timing,
         num_samples=scores.num_samples,
     )
@@ -275,6 +269,48 @@ def align_many(
         return [one(pair) for pair in pairs]
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="align") as pool:
         return list(pool.map(one, pairs))
+
+
+def _best_path(
+    values: NDArray[np.floating], lattice: align_kernel.Lattice, star_penalty: float, period: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], float]:
+    """Find the best path: forward for the scores, then back stretch by stretch.
+
+    Returns:
+        Position at each frame, whether the frame carries its token, and the score; the path means
+        nothing if the score is -inf.
+    """
+    frames, size = values.shape[0], lattice.columns.shape[0]
+    stored = align_kernel.stored_rows(frames, size - 1, period)
+    align_kernel.forward(
+        values, lattice, star_penalty, period, stored, np.empty((3, size), np.float64)
+    )
+    place, is_on, score = align_kernel.finish(
+        lattice, stored[-1, 0], stored[-1, 1], np.empty(size), np.empty(size, np.int64)
+    )
+    positions, on_token = np.zeros(frames, np.int32), np.zeros(frames, np.bool_)
+    if not score > -math.inf:
+        return positions, on_token, float(score)
+    for stretch in range(stored.shape[0] - 2, -1, -1):
+        begin, end = stretch * period, min((stretch + 1) * period, frames)
+        truth = stored[stretch + 1, int(is_on), place]
+        # Without skips a path advances by at most a token a frame; with them, it is tried.
+        reach = end - begin + 1
+        while True:
+            low = max(0, place - reach)
+            width = place - low + 1
+            moves = np.zeros((end - begin, width), np.uint8)
+            work = np.empty((4, width + 1))
+            found = align_kernel.find_moves(
+                values, lattice, star_penalty, begin, stored[stretch], low, moves, work
+            )
+            if found[int(is_on)] == truth or low == 0:
+                break
+            reach *= 2
+        place, is_on = align_kernel.walk_back(
+            moves, lattice, low, place, is_on, positions[begin:end], on_token[begin:end]
+        )
+    return positions, on_token, float(score)
 
 
 def _checked(scores: FrameScores) -> NDArray[np.floating]:

@@ -30,9 +30,10 @@ Grice, Hughey and Speck 1997, sec. 2, "checkpoints".
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from unheard.compiled import inner, kernel
 
 _NEVER = -math.inf
 
@@ -67,7 +68,7 @@ class Lattice(NamedTuple):
     skip_costs: NDArray[np.float64]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inner
 def _reach(frame, frames, tokens, skips):
     """First and last position on a path from start to end, at one frame."""
     if skips > 0:
@@ -81,8 +82,8 @@ def stored_rows(frames: int, tokens: int, period: int) -> NDArray[np.float64]:
     return np.full((-(-frames // period) + 1, 2, tokens + 1), _NEVER)
 
 
-@numba.njit(cache=True, nogil=True)
-def forward(scores, lattice, wild_penalty, period, stored):
+@kernel
+def forward(scores, lattice, wild_penalty, period, stored, work):
     """Find the best score of every position at one frame in `period`.
 
     Args:
@@ -93,11 +94,12 @@ def forward(scores, lattice, wild_penalty, period, stored):
         period: frames between two stored rows.
         stored: of `stored_rows`, written: resting after and being on each token, before the
             first frame, before frame `period`, and so on; the last row is after the last frame.
+        work: (3, tokens + 1) float64, overwritten.
     """
     frames, num_columns = scores.shape
     size = lattice.columns.shape[0]
     skips = lattice.skip_ends.shape[0]
-    rest, token, new_token = np.empty(size), np.empty(size), np.empty(size)
+    rest, token, new_token = work[0], work[1], work[2]
     for position in range(size):
         rest[position] = token[position] = new_token[position] = _NEVER
     rest[0] = 0.0
@@ -118,7 +120,7 @@ def forward(scores, lattice, wild_penalty, period, stored):
             _store(rest, token, first, last, stored[frame // period + 1])
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _skip(lattice, rest):
     """Take every skip that is worth it, in the order of the text."""
     for end in lattice.skip_ends:
@@ -127,7 +129,7 @@ def _skip(lattice, rest):
             rest[end] = reached
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _store(rest, token, first, last, row):
     """Keep the scores of positions `first` to `last` in a row (2, tokens + 1)."""
     for position in range(first, last + 1):
@@ -135,7 +137,7 @@ def _store(rest, token, first, last, row):
         row[1, position] = token[position]
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _advance(lattice, rest, token, new_token, row, blank, wild, first, last):
     """Carry positions `first` (at least 1) to `last` over one frame.
 
@@ -169,20 +171,21 @@ def _advance(lattice, rest, token, new_token, row, blank, wild, first, last):
         rests[place] = best + (wild if is_open[place] else blank)
 
 
-@numba.njit(cache=True, nogil=True)
-def finish(lattice, rest, token):
+@kernel
+def finish(lattice, rest, token, best, origin):
     """Choose where the path ends.
 
     Args:
         lattice: the text.
         rest: (tokens + 1,) scores of resting after the last frame.
         token: (tokens + 1,) scores of being on each token then.
+        best: (tokens + 1,) float64, overwritten.
+        origin: (tokens + 1,) int64, overwritten.
 
     Returns:
         The last position of the path, whether it is on its token there, and its score.
     """
     size = rest.shape[0]
-    best, origin = np.empty(size), np.empty(size, np.int64)
     for position in range(size):
         best[position] = max(rest[position], token[position])
         origin[position] = position
@@ -196,68 +199,32 @@ def finish(lattice, rest, token):
     return position, token[position] >= rest[position], best[size - 1]
 
 
-@numba.njit(cache=True, nogil=True)
-def trace(scores, lattice, wild_penalty, period, stored, position, on_token, out_positions, out_on):
-    """Walk back from the end of the best path.
+@kernel
+def find_moves(scores, lattice, wild_penalty, begin, start, low, moves, work):
+    """Work out the moves of a stretch of frames in a window of positions.
 
     Args:
         scores: as in `forward`.
         lattice: the text.
         wild_penalty: as in `forward`.
-        period: as in `forward`.
-        stored: what `forward` filled.
-        position: where the path ends.
-        on_token: whether it is on its token there.
-        out_positions: (frames,) int32, written: position at each frame.
-        out_on: (frames,) bool, written: whether the frame carries that position's token.
-    """
-    frames = scores.shape[0]
-    for stretch in range(stored.shape[0] - 2, -1, -1):
-        begin = stretch * period
-        end = min(begin + period, frames)
-        truth = stored[stretch + 1, 1 if on_token else 0, position]
-        window = end - begin + 1
-        while True:
-            low = max(0, position - window)
-            moves, found = _moves(
-                scores, lattice, wild_penalty, begin, end, stored[stretch], low, position, on_token
-            )
-            if found == truth or low == 0:
-                break
-            window *= 2
-        for frame in range(end - 1, begin - 1, -1):
-            move = moves[frame - begin, position - low]
-            if not on_token:
-                while move & REST_BY_SKIP:
-                    position = lattice.skip_starts[position]
-                    move = moves[frame - begin, position - low]
-            out_positions[frame] = position
-            out_on[frame] = on_token
-            if on_token:
-                how = move & 3
-                if how != STAY:
-                    position -= 1
-                    on_token = how == FROM_TOKEN
-            else:
-                on_token = (move & REST_FROM_TOKEN) != 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _moves(scores, lattice, wild_penalty, begin, end, start, low, high, on_token):
-    """Work out the moves of frames `begin` to `end` for positions `low` to `high`.
+        begin: first frame of the stretch.
+        start: (2, tokens + 1), the stored row before that frame.
+        low: first position of the window.
+        moves: (frames of the stretch, width) uint8, zeros, written: how each position was
+            reached at each frame.
+        work: (4, width + 1) float64, overwritten.
 
     Returns:
-        Moves (end - begin, high - low + 1) uint8, and the score at the end of the stretch of
-        position `high`, on its token or at rest.
+        The scores of the window's last position at the end of the stretch: at rest, and on its
+        token.
     """
     frames, num_columns = scores.shape
     size = lattice.columns.shape[0]
     skips = lattice.skip_ends.shape[0]
-    width = high - low + 1
-    moves = np.zeros((end - begin, width), np.uint8)
+    stretch, width = moves.shape
+    high = low + width - 1
     # Cell i is position low + i - 1: before the window nothing is reached.
-    rest, token = np.empty(width + 1), np.empty(width + 1)
-    new_rest, new_token = np.empty(width + 1), np.empty(width + 1)
+    rest, token, new_rest, new_token = work[0], work[1], work[2], work[3]
     for cell in range(width + 1):
         rest[cell] = start[0, low + cell - 1] if cell else _NEVER
         token[cell] = start[1, low + cell - 1] if cell else _NEVER
@@ -265,9 +232,9 @@ def _moves(scores, lattice, wild_penalty, begin, end, start, low, high, on_token
     first_skip = 0
     while first_skip < skips and lattice.skip_ends[first_skip] < low:
         first_skip += 1
-    for frame in range(begin, end):
-        first, last = _reach(frame, frames, size - 1, skips)
-        row = scores[frame]
+    for step in range(stretch):
+        first, last = _reach(begin + step, frames, size - 1, skips)
+        row = scores[begin + step]
         blank = np.float64(row[0])
         wild = max(blank, np.float64(row[num_columns - 1]) - wild_penalty)
         for position in range(max(first, low), min(last, high) + 1):
@@ -287,7 +254,7 @@ def _moves(scores, lattice, wild_penalty, begin, end, start, low, high, on_token
                     best = before
                     move = (move & ~3) | FROM_TOKEN
                 new_token[cell] = best + np.float64(row[lattice.columns[position]])
-            moves[frame - begin, cell - 1] = move
+            moves[step, cell - 1] = move
         for place in range(first_skip, skips):
             skip_end = lattice.skip_ends[place]
             if skip_end > high:
@@ -298,7 +265,42 @@ def _moves(scores, lattice, wild_penalty, begin, end, start, low, high, on_token
             reached = new_rest[skip_start - low + 1] - lattice.skip_costs[skip_end]
             if reached > new_rest[skip_end - low + 1]:
                 new_rest[skip_end - low + 1] = reached
-                moves[frame - begin, skip_end - low] |= REST_BY_SKIP
+                moves[step, skip_end - low] |= REST_BY_SKIP
         rest, new_rest = new_rest, rest
         token, new_token = new_token, token
-    return moves, token[width] if on_token else rest[width]
+    return rest[width], token[width]
+
+
+@kernel
+def walk_back(moves, lattice, low, position, on_token, positions, on):
+    """Follow the moves of a stretch from its end.
+
+    Args:
+        moves: (frames of the stretch, width) of `find_moves`.
+        lattice: the text.
+        low: first position of the window.
+        position: where the path is at the last frame.
+        on_token: whether it is on its token there.
+        positions: (frames of the stretch,) int32, written: position at each frame.
+        on: (frames of the stretch,) bool, written: whether the frame carries that position's
+            token.
+
+    Returns:
+        Where the path is at the frame before the stretch, and whether it is on its token there.
+    """
+    for step in range(moves.shape[0] - 1, -1, -1):
+        move = moves[step, position - low]
+        if not on_token:
+            while move & REST_BY_SKIP:
+                position = lattice.skip_starts[position]
+                move = moves[step, position - low]
+        positions[step] = position
+        on[step] = on_token
+        if on_token:
+            how = move & 3
+            if how != STAY:
+                position -= 1
+                on_token = how == FROM_TOKEN
+        else:
+            on_token = (move & REST_FROM_TOKEN) != 0
+    return position, on_token

@@ -234,7 +234,6 @@ class _Builder:
         self._words: list[_Word] = []
         self._stars: set[int] = set()
         self._gaps: list[_Gap] = []
-        self._skips: list[tuple[int, int]] = []
         self._unwritable: dict[str, None] = {}
         # What has been met since the last word with a symbol.
         self._open = False
