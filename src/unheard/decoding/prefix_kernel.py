@@ -141,9 +141,21 @@ class Scoring(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How the search prunes; see `SearchConfig`. `symbols_per_frame` is vocab for no limit."""
+    """How the search prunes; see `SearchConfig`.
+
+    Attributes:
+        beam: slots.
+        candidates: how many texts are looked at to fill the slots; more than the slots where texts
+            with one future are dropped.
+        alike: how many texts with one future are kept.
+        threshold: below the best text [nats].
+        symbols_per_frame: vocab for no limit.
+        symbol_threshold: of a symbol's log-probability [nats].
+    """
 
     beam: int
+    candidates: int
+    alike: int
     threshold: float
     symbols_per_frame: int
     symbol_threshold: float
@@ -165,9 +177,11 @@ class Working(NamedTuple):
         marks: int64 (vocab,), stamp of the slot that has this symbol as a child in the beam.
         symbols: int32 (vocab,), those that a frame tries.
         symbol_scores: float64 (vocab,), their log-probabilities.
-        heap_scores: float64 (beam,).
-        heap_slots: int32 (beam,).
-        heap_symbols: int32 (beam,), -1 to stay.
+        heap_scores: float64 (candidates,).
+        heap_slots: int32 (candidates,).
+        heap_symbols: int32 (candidates,), -1 to stay.
+        futures: int32 (power of two,), hash table of the slots by what can follow them.
+        crowds: int32 (beam,), how many slots have the same future as this one, the first of them.
         counts: int64 (6,).
     """
 
@@ -185,6 +199,8 @@ class Working(NamedTuple):
     heap_scores: npt.NDArray[np.float64]
     heap_slots: npt.NDArray[np.int32]
     heap_symbols: npt.NDArray[np.int32]
+    futures: npt.NDArray[np.int32]
+    crowds: npt.NDArray[np.int32]
     counts: npt.NDArray[np.int64]
 
 
@@ -313,13 +329,13 @@ def common_prefix(working: Working) -> int:
 
 
 @inner
-def _push(working, size, beam, score, slot, symbol):
-    """Put a candidate into the heap of the best `beam` ones, the least on top; return its size.
+def _push(working, size, room, score, slot, symbol):
+    """Put a candidate into the heap of the best `room` ones, the least on top; return its size.
 
     A full heap loses its top; the caller has seen that the candidate is better.
     """
     scores, slots, symbols = working.heap_scores, working.heap_slots, working.heap_symbols
-    if size < beam:
+    if size < room:
         place = size
         size += 1
         while place > 0:
@@ -470,7 +486,7 @@ def _extend(scoring, limits, working, row, boundary_sum, size, best):
     numbers, scores = working.slot_numbers[side], working.slot_scores[side]
     slots = working.counts[SLOTS]
     floor = best - limits.threshold
-    if size == limits.beam:
+    if size == limits.candidates:
         floor = max(floor, working.heap_scores[0])
     reach = -math.inf
     for slot in range(slots):
@@ -511,12 +527,69 @@ def _extend(scoring, limits, working, row, boundary_sum, size, best):
             grown = _grow(scoring, working.prefix_numbers, working.prefix_scores, node, symbol)
             score = acoustic + grown[0] + grown[1]
             if score > floor:
-                size = _push(working, size, limits.beam, score, slot, np.int64(symbol))
+                size = _push(working, size, limits.candidates, score, slot, np.int64(symbol))
                 best = max(best, score)
                 floor = max(floor, best - limits.threshold)
-                if size == limits.beam:
+                if size == limits.candidates:
                     floor = max(floor, working.heap_scores[0])
     return size, best
+
+
+@inner
+def _sort(working, size):
+    """Put the heap in order, best first."""
+    scores, slots, symbols = working.heap_scores, working.heap_slots, working.heap_symbols
+    for last in range(size - 1, 0, -1):
+        score, slot, symbol = scores[last], slots[last], symbols[last]
+        scores[last], slots[last], symbols[last] = scores[0], slots[0], symbols[0]
+        place = 0
+        below = 1
+        while below < last:
+            if below + 1 < last and scores[below + 1] < scores[below]:
+                below += 1
+            if score <= scores[below]:
+                break
+            scores[place], slots[place], symbols[place] = (
+                scores[below],
+                slots[below],
+                symbols[below],
+            )
+            place = below
+            below = 2 * place + 1
+        scores[place], slots[place], symbols[place] = score, slot, symbol
+
+
+@inner
+def _is_crowded(limits, working, node, target):
+    """Tell whether enough better texts have the same future as `node`; count it if not.
+
+    What follows is scored alike after the same state of the model and of the hot words, the same
+    beginning of a word, and the same last symbol. All unknown words are alike.
+    """
+    numbers = working.prefix_numbers
+    slots = working.slot_numbers[1 - working.counts[SIDE]]
+    mixed = np.int64(numbers[node, STATE]) * 0x9E3779B1 + numbers[node, SPELLING] * 0x85EBCA6B
+    mixed += numbers[node, HOT] * 0xC2B2AE35 + numbers[node, SYMBOL] * 0x27D4EB2F
+    mask = working.futures.shape[0] - 1
+    place = (mixed ^ (mixed >> 29)) & mask
+    while True:
+        first = working.futures[place]
+        if first < 0:
+            working.futures[place] = target
+            working.crowds[target] = 1
+            return False
+        other = slots[first, NODE]
+        if (
+            numbers[other, STATE] == numbers[node, STATE]
+            and numbers[other, SPELLING] == numbers[node, SPELLING]
+            and numbers[other, HOT] == numbers[node, HOT]
+            and numbers[other, SYMBOL] == numbers[node, SYMBOL]
+        ):
+            if working.crowds[first] == limits.alike:
+                return True
+            working.crowds[first] += 1
+            return False
+        place = (place + 1) & mask
 
 
 @inner
@@ -682,6 +755,10 @@ def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
         working.counts[SLOTS] = 1
         working.counts[SIDE] = 1 - side
         return
+    full = size > limits.beam
+    if full:
+        _sort(working, size)
+        working.futures[:] = -1
     target = np.int64(0)
     for place in range(size):
         if working.heap_scores[place] < best - limits.threshold:
@@ -689,13 +766,19 @@ def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
         slot = working.heap_slots[place]
         symbol = working.heap_symbols[place]
         node = old[slot, NODE]
+        if symbol >= 0:
+            node = _child(scoring, working, node, symbol)
+        if full:
+            if target == limits.beam:
+                break
+            if _is_crowded(limits, working, node, target):
+                continue
         if symbol < 0:
             new[target, LAST_SYMBOL] = old[slot, LAST_SYMBOL]
             new_scores[target, BLANK_SUM] = working.sums[0, slot]
             new_scores[target, SYMBOL_SUM] = working.sums[1, slot]
             _step_path(scoring, working, slot, target, row, loudest, frame)
         else:
-            node = _child(scoring, working, node, symbol)
             repeated = old[slot, LAST_SYMBOL] == symbol
             before = old_scores[slot, BLANK_SUM if repeated else TOTAL]
             new[target, LAST_SYMBOL] = symbol
@@ -725,7 +808,7 @@ def advance(scoring, limits, working, log_probs):
     """
     for done in range(log_probs.shape[0]):
         if (
-            working.counts[PREFIXES] + limits.beam > working.prefix_numbers.shape[0]
+            working.counts[PREFIXES] + limits.candidates > working.prefix_numbers.shape[0]
             or working.counts[ENTRIES] + limits.beam > working.entry_numbers.shape[0]
         ):
             return done

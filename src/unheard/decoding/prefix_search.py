@@ -228,11 +228,13 @@ class PrefixStream:
         self._timing = timing
         self._limits = kernel.Limits(
             beam=config.beam,
+            candidates=config.beam + config.beam // 2 + 8 if scoring.mode else config.beam,
+            alike=config.nbest,
             threshold=float(config.beam_threshold),
             symbols_per_frame=min(config.symbols_per_frame or len(alphabet), len(alphabet)),
             symbol_threshold=float(config.symbol_threshold),
         )
-        self._working = _allocate(config.beam, len(alphabet))
+        self._working = _allocate(self._limits, len(alphabet))
         self._finished = False
         kernel.begin(scoring, self._working)
 
@@ -327,7 +329,7 @@ class PrefixStream:
                 np.full(counts[kernel.PREFIXES], -1, np.int32),
                 np.full(counts[kernel.ENTRIES], -1, np.int32),
             )
-            self._working = _enlarge(self._working, self._limits.beam)
+            self._working = _enlarge(self._working, self._limits)
 
     def _symbols(self, node: int) -> list[int]:
         """Return the symbols of a prefix."""
@@ -454,8 +456,9 @@ def _number_symbols(
     return numbered
 
 
-def _allocate(beam: int, vocab: int) -> kernel.Working:
+def _allocate(limits: kernel.Limits, vocab: int) -> kernel.Working:
     """Return the state of a search that has not begun."""
+    beam, candidates = limits.beam, limits.candidates
     room = max(_LEAST_ROOM, 32 * beam)
     return kernel.Working(
         prefix_numbers=np.empty((room, 12), np.int32),
@@ -469,22 +472,24 @@ def _allocate(beam: int, vocab: int) -> kernel.Working:
         marks=np.zeros(vocab, np.int64),
         symbols=np.empty(vocab, np.int32),
         symbol_scores=np.empty(vocab),
-        heap_scores=np.empty(beam),
-        heap_slots=np.empty(beam, np.int32),
-        heap_symbols=np.empty(beam, np.int32),
+        heap_scores=np.empty(candidates),
+        heap_slots=np.empty(candidates, np.int32),
+        heap_symbols=np.empty(candidates, np.int32),
+        futures=np.empty(1 << (2 * beam + 1).bit_length(), np.int32),
+        crowds=np.empty(beam, np.int32),
         counts=np.zeros(6, np.int64),
     )
 
 
-def _enlarge(working: kernel.Working, beam: int) -> kernel.Working:
+def _enlarge(working: kernel.Working, limits: kernel.Limits) -> kernel.Working:
     """Return the state with room for as many prefixes and entries again, where half is taken."""
     prefixes, entries = working.counts[kernel.PREFIXES], working.counts[kernel.ENTRIES]
-    if 2 * (prefixes + beam) > working.prefix_numbers.shape[0]:
+    if 2 * (prefixes + limits.candidates) > working.prefix_numbers.shape[0]:
         working = working._replace(
             prefix_numbers=_twice(working.prefix_numbers, prefixes),
             prefix_scores=_twice(working.prefix_scores, prefixes),
         )
-    if 2 * (entries + beam) > working.entry_numbers.shape[0]:
+    if 2 * (entries + limits.beam) > working.entry_numbers.shape[0]:
         working = working._replace(
             entry_numbers=_twice(working.entry_numbers, entries),
             entry_carried=_twice(working.entry_carried, entries),
