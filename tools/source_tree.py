@@ -18,7 +18,7 @@ LAYERS = (
     ("objectives", "decoding", "interop"),
     ("models", "data", "lm"),
     ("audio", "text"),
-    ("config", "errors", "files", "tensors"),
+    ("compiled", "config", "errors", "files", "tensors"),
 )
 """Top layer first; the same as the import contract in pyproject.toml."""
 
