@@ -32,6 +32,14 @@ def inner(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compile(function, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Put a function into the compiled ones that call it.
+
+    For what is called in inner loops: named tuples of arrays are handed over number by number.
+    """
+    return numba.njit(inline="always")(function)
+
+
 def _compile(function: Callable[..., Any], **switches: bool) -> Callable[..., Any]:
     """Compile on first use, and keep the result where there is a place for it."""
     known: dict[str, Any] = {

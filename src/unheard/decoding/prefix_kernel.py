@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unheard.compiled import inner, kernel
+from unheard.compiled import inline, inner, kernel
 from unheard.lm.kernel import NgramTables, ngram_step
 
 NO_LM, WORDS, UNITS = 0, 1, 2
@@ -175,6 +175,7 @@ class Working(NamedTuple):
         links: int32 (3, beam), slot of the parent; first of the slots that grow out of a slot;
             next of the slots that grow out of the same.
         marks: int64 (vocab,), stamp of the slot that has this symbol as a child in the beam.
+        tried: int64 (vocab,), the last frame that tried each symbol, counted from 1.
         symbols: int32 (vocab,), those that a frame tries.
         symbol_scores: float64 (vocab,), their log-probabilities.
         heap_scores: float64 (candidates,).
@@ -194,6 +195,7 @@ class Working(NamedTuple):
     sums: npt.NDArray[np.float64]
     links: npt.NDArray[np.int32]
     marks: npt.NDArray[np.int64]
+    tried: npt.NDArray[np.int64]
     symbols: npt.NDArray[np.int32]
     symbol_scores: npt.NDArray[np.float64]
     heap_scores: npt.NDArray[np.float64]
@@ -216,7 +218,7 @@ def log_add(a, b):
     return a if apart < -38.0 else a + math.log1p(math.exp(apart))
 
 
-@inner
+@inline
 def _spell(spelling, node, symbol):
     """Return the node below `node` for `symbol`, or -1."""
     if node < 0:
@@ -310,6 +312,7 @@ def begin(scoring: Scoring, working: Working) -> None:
     sums[:] = 0.0
     sums[[SYMBOL_SUM, N_BEST]] = -math.inf
     working.marks[:] = 0
+    working.tried[:] = 0
     working.counts[:] = 0
     working.counts[[PREFIXES, SLOTS]] = 1
 
@@ -328,7 +331,7 @@ def common_prefix(working: Working) -> int:
     return _meet(working.prefix_numbers, working.slot_numbers[side, :slots, NODE].copy())
 
 
-@inner
+@inline
 def _push(working, size, room, score, slot, symbol):
     """Put a candidate into the heap of the best `room` ones, the least on top; return its size.
 
@@ -456,27 +459,22 @@ def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
             symbols[lower] = symbol
             scores[lower] = score
         gap //= 3
-    return min(count, limits.symbols_per_frame - bounded), bounded
+    count = min(count, limits.symbols_per_frame - bounded)
+    for place in range(count):
+        working.tried[symbols[place]] = working.counts[FRAME] + 1
+    return count, bounded
 
 
-@inner
-def _most(scoring, working, node):
-    """Return a bound on what is not acoustic in the score of `node` and one more letter."""
-    most = working.prefix_scores[node, SCORE] + scoring.symbol_most + scoring.hot.most
-    if scoring.mode == WORDS:
-        spelling = working.prefix_numbers[node, SPELLING]
-        if spelling >= 0:
-            most += max(scoring.ahead[spelling], scoring.unknown_ahead)
-        else:
-            most += scoring.unknown_ahead
-    return most
-
-
-@inner
-def _most_at_end(scoring, working, node):
-    """Return a bound on what is not acoustic in the score of `node` and a boundary."""
-    most = working.prefix_scores[node, SCORE] + scoring.end_most + scoring.hot.most
-    return most + scoring.ahead[0] if scoring.mode == WORDS else most
+@inline
+def _offer(limits, working, size, best, floor, score, slot, symbol):
+    """Put a candidate into the heap if it is above the floor; return size, best and floor."""
+    if score > floor:
+        size = _push(working, size, limits.candidates, score, slot, symbol)
+        best = max(best, score)
+        floor = max(floor, best - limits.threshold)
+        if size == limits.candidates:
+            floor = max(floor, working.heap_scores[0])
+    return size, best, floor
 
 
 @inner
@@ -484,58 +482,91 @@ def _extend(scoring, limits, working, row, boundary_sum, size, best):
     """Offer each slot's text with one more symbol; return size of the heap and the best score."""
     side = working.counts[SIDE]
     numbers, scores = working.slot_numbers[side], working.slot_scores[side]
+    prefixes, prefix_scores = working.prefix_numbers, working.prefix_scores
+    spelling, ahead, hot = scoring.spelling, scoring.ahead, scoring.hot
+    marks = working.marks
+    frame = working.counts[FRAME] + 1
     slots = working.counts[SLOTS]
+    boundary = np.int64(scoring.boundary)
+    of_words = scoring.mode == WORDS
+    beyond = scoring.unknown_ahead if of_words else 0.0  # what is ahead of no beginning of a word
+    end_most = scoring.end_most + hot.most + (ahead[0] if of_words else 0.0)
+    symbol_most = scoring.symbol_most + hot.most
     floor = best - limits.threshold
     if size == limits.candidates:
         floor = max(floor, working.heap_scores[0])
     reach = -math.inf
     for slot in range(slots):
-        reach = max(reach, scores[slot, TOTAL] + _most(scoring, working, numbers[slot, NODE]))
-    count, bounded = _choose_symbols(scoring, limits, working, row, boundary_sum, floor - reach)
+        node = numbers[slot, NODE]
+        hope = beyond
+        if of_words and prefixes[node, SPELLING] >= 0:
+            hope = max(hope, ahead[prefixes[node, SPELLING]])
+        reach = max(reach, scores[slot, TOTAL] + prefix_scores[node, SCORE] + hope)
+    count, bounded = _choose_symbols(
+        scoring, limits, working, row, boundary_sum, floor - reach - symbol_most
+    )
+    loudest = working.symbol_scores[0] if count else -math.inf
     for slot in range(slots):
         node = numbers[slot, NODE]
         last = numbers[slot, LAST_SYMBOL]
         total = scores[slot, TOTAL]
-        most = total + _most(scoring, working, node)
-        loud = count > 0 and most + working.symbol_scores[0] > floor
+        so_far = prefix_scores[node, SCORE]
+        begun = prefixes[node, SPELLING] if of_words else -1
+        known = -math.inf
+        if begun >= 0:
+            known = total + so_far + symbol_most + ahead[begun]
+        unknown = total + so_far + symbol_most + beyond
         ending = (
             bounded
             and last >= 0
             and last != scoring.boundary
-            and total + boundary_sum + _most_at_end(scoring, working, node) > floor
+            and total + so_far + end_most + boundary_sum > floor
         )
-        if not (loud or ending):
+        if not ending and max(known, unknown) + loudest <= floor:
             continue
         working.counts[STAMP] += 1
         stamp = working.counts[STAMP]
         child = working.links[1, slot]
         while child >= 0:
-            working.marks[numbers[child, LAST_SYMBOL]] = stamp
+            marks[numbers[child, LAST_SYMBOL]] = stamp
             child = working.links[2, child]
-        for place in range(-1 if ending else 0, count if loud else 0):
-            if place < 0:
-                symbol = np.int32(scoring.boundary)
-                acoustic = total + boundary_sum
-            else:
-                symbol = working.symbols[place]
-                log_prob = working.symbol_scores[place]
-                if most + log_prob <= floor:
-                    break
-                acoustic = (scores[slot, BLANK_SUM] if symbol == last else total) + log_prob
-            if working.marks[symbol] == stamp:
+        if ending and marks[boundary] != stamp:
+            grown = _grow(scoring, prefixes, prefix_scores, node, boundary)
+            score = total + boundary_sum + grown[0] + grown[1]
+            size, best, floor = _offer(limits, working, size, best, floor, score, slot, boundary)
+        repeated = scores[slot, BLANK_SUM]  # a repeated symbol needs a blank between
+        heard = prefixes[node, HOT]
+        if known + loudest > floor:  # letters on the way to a word of the vocabulary
+            for child in range(spelling.first_child[begun], spelling.first_child[begun + 1]):
+                symbol = np.int64(spelling.symbol[child])
+                if working.tried[symbol] != frame or marks[symbol] == stamp:
+                    continue
+                score = (repeated if symbol == last else total) + row[symbol] + so_far
+                state = hot.following[heard, hot.kind[symbol]]
+                score += hot.gain[state] + hot.ahead[state] + ahead[child]
+                size, best, floor = _offer(limits, working, size, best, floor, score, slot, symbol)
+        for place in range(count):  # all others, or all
+            symbol = np.int64(working.symbols[place])
+            log_prob = working.symbol_scores[place]
+            if unknown + log_prob <= floor:
+                break
+            if marks[symbol] == stamp:
                 continue
-            grown = _grow(scoring, working.prefix_numbers, working.prefix_scores, node, symbol)
-            score = acoustic + grown[0] + grown[1]
-            if score > floor:
-                size = _push(working, size, limits.candidates, score, slot, np.int64(symbol))
-                best = max(best, score)
-                floor = max(floor, best - limits.threshold)
-                if size == limits.candidates:
-                    floor = max(floor, working.heap_scores[0])
+            score = (repeated if symbol == last else total) + log_prob
+            if scoring.mode == UNITS:
+                grown = _grow(scoring, prefixes, prefix_scores, node, symbol)
+                score += grown[0] + grown[1]
+            else:
+                state = hot.following[heard, hot.kind[symbol]]
+                score += so_far + scoring.word_bonus * scoring.begins_word[symbol]
+                score += hot.gain[state] + hot.ahead[state] + beyond
+                if score <= floor or (begun >= 0 and _spell(spelling, begun, symbol) >= 0):
+                    continue
+            size, best, floor = _offer(limits, working, size, best, floor, score, slot, symbol)
     return size, best
 
 
-@inner
+@inline
 def _sort(working, size):
     """Put the heap in order, best first."""
     scores, slots, symbols = working.heap_scores, working.heap_slots, working.heap_symbols
@@ -559,7 +590,7 @@ def _sort(working, size):
         scores[place], slots[place], symbols[place] = score, slot, symbol
 
 
-@inner
+@inline
 def _is_crowded(limits, working, node, target):
     """Tell whether enough better texts have the same future as `node`; count it if not.
 
@@ -592,7 +623,7 @@ def _is_crowded(limits, working, node, target):
         place = (place + 1) & mask
 
 
-@inner
+@inline
 def _child(scoring, working, node, symbol):
     """Return the node of a prefix and one more symbol; make it if it is new."""
     numbers, scores = working.prefix_numbers, working.prefix_scores
@@ -623,7 +654,7 @@ def _child(scoring, working, node, symbol):
     return child
 
 
-@inner
+@inline
 def _enter(working, slot, after_symbol, frame):
     """Note that the best path of `slot` enters a further symbol at `frame`; return the entry.
 
@@ -642,7 +673,7 @@ def _enter(working, slot, after_symbol, frame):
     return entry
 
 
-@inner
+@inline
 def _step_path(scoring, working, slot, target, row, loudest, frame):
     """Take the best path of a slot whose text stays over one frame, into slot `target`.
 
@@ -711,7 +742,7 @@ def _step_path(scoring, working, slot, target, row, loudest, frame):
     new[N_LAST] = frame
 
 
-@inner
+@inline
 def _open_path(scoring, working, slot, target, symbol, row, loudest, frame):
     """Take the best path of a slot into `target`, whose text is longer by `symbol`."""
     side = working.counts[SIDE]
@@ -764,7 +795,7 @@ def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
         if working.heap_scores[place] < best - limits.threshold:
             continue
         slot = working.heap_slots[place]
-        symbol = working.heap_symbols[place]
+        symbol = np.int64(working.heap_symbols[place])
         node = old[slot, NODE]
         if symbol >= 0:
             node = _child(scoring, working, node, symbol)
