@@ -23,9 +23,7 @@ def test_zeroes_as_often_as_asked(probability: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 5, 4), (0, 4)])
-def test_keeps_or_zeroes_and_passes_the_same_on(
-    dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
+def test_keeps_or_zeroes_and_passes_the_same_on(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
     values = (torch.arange(math.prod(shape), dtype=dtype) + 1).view(shape).requires_grad_()
 
