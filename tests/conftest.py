@@ -1,5 +1,7 @@
 """Switches for tests that need more than the clone, and steady property tests."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -8,6 +10,12 @@ SWITCHES = {"gpu": "an accelerator", "network": "the internet"}
 # A busy machine is slow now and then; that is not a property of the code.
 settings.register_profile("unheard", deadline=None)
 settings.load_profile("unheard")
+
+
+# A shell starts jobs in the background with Ctrl-C ignored, and children inherit that; tests that
+# stop a training by it must not depend on how they were started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

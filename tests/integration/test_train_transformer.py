@@ -101,7 +101,7 @@ def test_it_goes_on_where_it_was_stopped(
         learning = named["progress"] < 1
         calls += learning
         if learning and calls == 8:
-            os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored in the background
+            os.kill(os.getpid(), signal.SIGINT)
         return next_token_objective(*arguments, **named)
 
     monkeypatch.setattr(language_model, "next_token_objective", stopping)
