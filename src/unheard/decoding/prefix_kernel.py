@@ -331,13 +331,12 @@ def common_prefix(working: Working) -> int:
     return _meet(working.prefix_numbers, working.slot_numbers[side, :slots, NODE].copy())
 
 
-@inline
-def _push(working, size, room, score, slot, symbol):
+@inner
+def _push(scores, slots, symbols, size, room, score, slot, symbol):
     """Put a candidate into the heap of the best `room` ones, the least on top; return its size.
 
     A full heap loses its top; the caller has seen that the candidate is better.
     """
-    scores, slots, symbols = working.heap_scores, working.heap_slots, working.heap_symbols
     if size < room:
         place = size
         size += 1
@@ -414,7 +413,16 @@ def _stay(scoring, working, row, boundary_sum):
             + working.prefix_scores[node, AHEAD]
         )
         if score > -math.inf:
-            size = _push(working, size, slots, score, slot, np.int64(-1))
+            size = _push(
+                working.heap_scores,
+                working.heap_slots,
+                working.heap_symbols,
+                size,
+                slots,
+                score,
+                slot,
+                np.int64(-1),
+            )
             best = max(best, score)
     return size, best
 
@@ -469,7 +477,16 @@ def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
 def _offer(limits, working, size, best, floor, score, slot, symbol):
     """Put a candidate into the heap if it is above the floor; return size, best and floor."""
     if score > floor:
-        size = _push(working, size, limits.candidates, score, slot, symbol)
+        size = _push(
+            working.heap_scores,
+            working.heap_slots,
+            working.heap_symbols,
+            size,
+            limits.candidates,
+            score,
+            slot,
+            symbol,
+        )
         best = max(best, score)
         floor = max(floor, best - limits.threshold)
         if size == limits.candidates:
@@ -686,60 +703,46 @@ def _step_path(scoring, working, slot, target, row, loudest, frame):
     parent = working.links[0, slot]
     blank = row[scoring.blank]
     if symbol < 0 or symbol == scoring.boundary:
+        # Blank and boundary alike, in the place of the blank.
+        first, best, sum_of = B_ENTRY, B_BEST, B_CARRIED
         carried = row[loudest] if loudest >= 0 else -math.inf
         sounding = carried + scoring.boundary_bonus
+        sounds = sounding > blank
+        staying = old_scores[B_BEST] + max(blank, sounding)
         new_scores[N_BEST] = -math.inf
-        coming = -math.inf
-        after_symbol = False
-        if parent >= 0:
-            above = working.slot_scores[side, parent]
-            after_symbol = above[N_BEST] > above[B_BEST]
-            coming = max(above[N_BEST], above[B_BEST]) + sounding
-        if coming > old_scores[B_BEST] + max(blank, sounding):
-            new[B_ENTRY] = _enter(working, parent, after_symbol, frame)
-            new[B_LAST] = frame
-            new[B_FRAMES] = 1
-            new_scores[B_CARRIED] = carried
-            new_scores[B_BEST] = coming
-            return
-        for column in range(3):
-            new[B_ENTRY + column] = old[B_ENTRY + column]
-        new_scores[B_CARRIED] = old_scores[B_CARRIED]
-        new_scores[B_BEST] = old_scores[B_BEST] + max(blank, sounding)
-        if sounding > blank:
-            new[B_LAST] = frame
-            new[B_FRAMES] += 1
-            new_scores[B_CARRIED] += carried
-        return
-    if old_scores[N_BEST] > old_scores[B_BEST]:
-        for column in range(3):
-            new[B_ENTRY + column] = old[N_ENTRY + column]
-        new_scores[B_CARRIED] = old_scores[N_CARRIED]
-        new_scores[B_BEST] = old_scores[N_BEST] + blank
     else:
+        first, best, sum_of = N_ENTRY, N_BEST, N_CARRIED
+        carried = sounding = row[symbol]
+        sounds = True
+        staying = old_scores[N_BEST] + sounding
+        after_symbol = old_scores[N_BEST] > old_scores[B_BEST]
+        before = N_ENTRY if after_symbol else B_ENTRY
         for column in range(3):
-            new[B_ENTRY + column] = old[B_ENTRY + column]
-        new_scores[B_CARRIED] = old_scores[B_CARRIED]
-        new_scores[B_BEST] = old_scores[B_BEST] + blank
+            new[B_ENTRY + column] = old[before + column]
+        new_scores[B_CARRIED] = old_scores[N_CARRIED if after_symbol else B_CARRIED]
+        new_scores[B_BEST] = max(old_scores[N_BEST], old_scores[B_BEST]) + blank
     coming = -math.inf
-    after_symbol = False
+    leaves_symbol = False
     if parent >= 0:
         above = working.slot_scores[side, parent]
         repeated = working.slot_numbers[side, parent, LAST_SYMBOL] == symbol
-        after_symbol = above[N_BEST] > above[B_BEST] and not repeated
-        coming = above[N_BEST if after_symbol else B_BEST] + row[symbol]
-    staying = old_scores[N_BEST] + row[symbol]
+        leaves_symbol = above[N_BEST] > above[B_BEST] and not repeated
+        coming = above[N_BEST if leaves_symbol else B_BEST] + sounding
     if coming > staying:
-        new[N_ENTRY] = _enter(working, parent, after_symbol, frame)
-        new[N_FRAMES] = 1
-        new_scores[N_CARRIED] = row[symbol]
-        new_scores[N_BEST] = coming
+        new[first] = _enter(working, parent, leaves_symbol, frame)
+        new[first + 1] = frame
+        new[first + 2] = 1
+        new_scores[sum_of] = carried
+        new_scores[best] = coming
     else:
-        new[N_ENTRY] = old[N_ENTRY]
-        new[N_FRAMES] = old[N_FRAMES] + 1
-        new_scores[N_CARRIED] = old_scores[N_CARRIED] + row[symbol]
-        new_scores[N_BEST] = staying
-    new[N_LAST] = frame
+        for column in range(3):
+            new[first + column] = old[first + column]
+        new_scores[sum_of] = old_scores[sum_of]
+        new_scores[best] = staying
+        if sounds:
+            new[first + 1] = frame
+            new[first + 2] += 1
+            new_scores[sum_of] += carried
 
 
 @inline
@@ -749,22 +752,18 @@ def _open_path(scoring, working, slot, target, symbol, row, loudest, frame):
     old, old_scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
     new, new_scores = working.slot_numbers[1 - side, target], working.slot_scores[1 - side, target]
     repeated = old[LAST_SYMBOL] == symbol
-    after_symbol = old_scores[N_BEST] > old_scores[B_BEST] and not repeated
-    before = old_scores[N_BEST if after_symbol else B_BEST]
-    entry = _enter(working, slot, after_symbol, frame)
-    new[B_ENTRY] = new[N_ENTRY] = entry
+    leaves_symbol = old_scores[N_BEST] > old_scores[B_BEST] and not repeated
+    before = old_scores[N_BEST if leaves_symbol else B_BEST]
+    new[B_ENTRY] = new[N_ENTRY] = _enter(working, slot, leaves_symbol, frame)
     new[B_LAST] = new[N_LAST] = frame
     new[B_FRAMES] = new[N_FRAMES] = 1
+    new_scores[B_BEST] = new_scores[N_BEST] = -math.inf
     if symbol == scoring.boundary:
         new_scores[B_CARRIED] = row[loudest]
         new_scores[B_BEST] = before + row[loudest] + scoring.boundary_bonus
-        new_scores[N_CARRIED] = 0.0
-        new_scores[N_BEST] = -math.inf
     else:
         new_scores[N_CARRIED] = row[symbol]
         new_scores[N_BEST] = before + row[symbol]
-        new_scores[B_CARRIED] = 0.0
-        new_scores[B_BEST] = -math.inf
 
 
 @inner

@@ -66,7 +66,7 @@ class SearchConfig:
     symbol_threshold: float = 12.0
     lm_weight: float = 1.0
     word_bonus: float = 0.0
-    unknown_score: float = -10.0
+    unknown_score: float = -20.0
     boundary_bonus: float = 0.0
     nbest: int = 1
     look_ahead: bool = True
