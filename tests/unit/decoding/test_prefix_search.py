@@ -209,7 +209,7 @@ def test_the_symbol_threshold_spares_the_most_probable_one():
 
 def test_partial_readings_grow():
     emissions = spoken(WRITTEN)
-    stream = PrefixDecoder(LETTERS, config=SearchConfig(beam=8)).stream(TIMING)
+    stream = PrefixDecoder(LETTERS, config=SearchConfig(beam_threshold=6.0)).stream(TIMING)
     seen = []
     for start in range(0, emissions.log_probs.shape[0], 10):
         stream.feed(emissions.log_probs[start : start + 10])
