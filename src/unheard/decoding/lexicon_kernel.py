@@ -528,7 +528,7 @@ def _stay(now, spare, size, tree, rules, frame):
 
 
 @inner
-def _thin(candidates, count, width, ranked, chained):
+def _thin(candidates, count, width, ranked):
     """Keep the best `width` of `count` candidates; what is worse cannot survive.
 
     Returns:
@@ -551,8 +551,7 @@ def _thin(candidates, count, width, ranked, chained):
             candidates.node[kept] = candidates.node[i]
             candidates.mass[kept] = mass
             kept += 1
-    if chained:
-        _chain(candidates.head, candidates.following, kept, candidates.history, candidates.node)
+    _chain(candidates.head, candidates.following, kept, candidates.history, candidates.node)
     return kept, limit
 
 
@@ -673,8 +672,9 @@ def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories,
                         new_mass[found] += mass
                         continue
                 if count == room:
-                    count, limit = _thin(candidates, count, width, ranked, chained)
+                    count, limit = _thin(candidates, count, width, ranked)
                     lowest = max(lowest, limit)
+                    chained = True
                 if shared:
                     shared_following[count] = shared_head[slot]
                     shared_head[slot] = count

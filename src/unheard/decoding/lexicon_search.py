@@ -338,7 +338,7 @@ class LexiconStream:
         ended = np.empty(most, np.int32)
         scores = np.empty(most)
         whole = np.empty(most, np.bool_)
-        end_word = 0 if self._lm is None else self._lm.end_id
+        end_word = np.int32(0 if self._lm is None else self._lm.end_id)
         while True:
             count = kernel.close(
                 self._tree,

@@ -170,6 +170,27 @@ def test_growth_is_limited_to_the_symbols_that_are_asked_for():
     assert texts(symbol_threshold=0.0) == {"", "a"}
 
 
+@pytest.mark.parametrize("boundary", ["|", None])
+def test_many_more_symbols_than_the_beam_holds(boundary):
+    letters = [chr(0x4E00 + number) for number in range(150)]
+    alphabet = Alphabet(tokens=("<blank>", "|", *letters), blank="<blank>", word_boundary=boundary)
+    lexicon = Lexicon.from_spellings(
+        [(letter, [letter]) for letter in letters], alphabet, boundary_after=boundary is not None
+    )
+    rng = np.random.default_rng(0)
+    found = set()
+    for case in range(20):
+        limit = 5 if case % 2 else None
+        config = SearchConfig(beam=1, symbols_per_frame=limit, symbol_threshold=math.inf)
+        logits = torch.from_numpy(rng.normal(0, 1, (1, len(alphabet))))
+        logits[0, :2] = -5.0
+        emissions = emissions_of(logits.log_softmax(-1).float())
+        (hypothesis,) = LexiconDecoder(lexicon, config=config).decode(emissions)
+        assert hypothesis.text == alphabet.tokens[int(logits.argmax())]
+        found.add(hypothesis.text)
+    assert len(found) > 10
+
+
 def test_a_stream_says_what_it_believes():
     stream = LexiconDecoder(WORDS, config=SearchConfig(beam_threshold=4.0)).stream(TIMING)
     assert stream.partial().text == ""
