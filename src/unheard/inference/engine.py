@@ -1,4 +1,4 @@
-"""Waveforms in, log-probabilities out: normalisation, padding and precision in one place."""
+"""Waveforms in, log-probabilities out: normalisation, padding and number format in one place."""
 
 import contextlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from unheard.interop.bundle import ModelBundle
 from unheard.models.ctc import CtcModel
 from unheard.text.alphabet import Alphabet
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of the matrix products; "auto" is the type of the model's weights."""
 
 CPU_BATCH_SECONDS = 30.0
@@ -37,7 +37,7 @@ class Engine:
         self,
         bundle: ModelBundle,
         *,
-        precision: Precision = "auto",
+        dtype: Dtype = "auto",
         padding: Literal["masked", "zeros"] | None = None,
         batch_seconds: float | None = None,
         writes_text: bool = True,
@@ -46,7 +46,7 @@ class Engine:
 
         Args:
             bundle: a model with a CTC head, and the alphabet of that head.
-            precision: "bfloat16" and "float16" run the matrix products in that type; the
+            dtype: "bfloat16" and "float16" run the matrix products in that type; the
                 softmax stays in float32.
             padding: instead of the one in the model's input spec.
             batch_seconds: padded audio in one batch; None chooses by device.
@@ -79,7 +79,7 @@ class Engine:
         self.model = model
         self.spec = bundle.input_spec
         self.encoder_config = bundle.encoder_config
-        self.precision: Precision = precision
+        self.dtype: Dtype = dtype
         self.batch_samples = round(batch_seconds * self.spec.sample_rate)
 
     @property
@@ -195,11 +195,11 @@ class Engine:
         return inputs, torch.tensor(lengths, device=self.bundle.device)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Run matrix products in the precision asked for."""
+        """Run matrix products in the number format asked for."""
         types = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-        if self.precision not in types:
+        if self.dtype not in types:
             return contextlib.nullcontext()
-        return torch.autocast(self.bundle.device.type, dtype=types[self.precision])
+        return torch.autocast(self.bundle.device.type, dtype=types[self.dtype])
 
 
 def plan_batches(lengths: Sequence[int], *, budget_samples: int) -> list[list[int]]:

@@ -31,7 +31,7 @@ from unheard.decoding.spans import (
 )
 from unheard.errors import ConfigError, FormatError, shorten
 from unheard.files import write_text_atomic
-from unheard.inference.engine import Engine, Precision
+from unheard.inference.engine import Dtype, Engine
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source
 from unheard.inference.pipeline import WHOLE_SECONDS, read_source
 from unheard.inference.windows import plan_windows, stream_log_probs
@@ -164,7 +164,7 @@ def align(
     star_penalty: float = STAR_PENALTY,
     skip_penalty: float = SKIP_PENALTY,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     device: str = "cpu",
 ) -> Alignment: ...
 @overload
@@ -179,7 +179,7 @@ def align(
     star_penalty: float = STAR_PENALTY,
     skip_penalty: float = SKIP_PENALTY,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     device: str = "cpu",
 ) -> list[Alignment]: ...
 def align(
@@ -193,7 +193,7 @@ def align(
     star_penalty: float = STAR_PENALTY,
     skip_penalty: float = SKIP_PENALTY,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     device: str = "cpu",
 ) -> Alignment | list[Alignment]:
     """Find where in a recording each word of its text is spoken.
@@ -214,7 +214,7 @@ def align(
         star_penalty: what a frame of sound without text costs [nats].
         skip_penalty: what leaving out one symbol of the text costs [nats].
         padding: how padding in a batch is treated, instead of what the model says.
-        precision: of the matrix products.
+        dtype: number format of the matrix products.
         device: where to load the model, unless it is loaded.
 
     Returns:
@@ -227,7 +227,7 @@ def align(
             recordings, or an argument is none of the above.
     """
     bundle = as_bundle(model, adapter=adapter, device=device)
-    engine = Engine(bundle, padding=padding, precision=precision)
+    engine = Engine(bundle, padding=padding, dtype=dtype)
     if normalizer is None:
         trained_with = bundle.provenance.get("normalizer")
         normalizer = trained_with if isinstance(trained_with, str) else NORMALIZER
@@ -271,7 +271,7 @@ def align_file(
     star_penalty: float = STAR_PENALTY,
     skip_penalty: float = SKIP_PENALTY,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     device: str = "cpu",
     stdout: TextIO | None = None,
 ) -> AlignSummary:
@@ -304,7 +304,7 @@ def align_file(
         star_penalty: what a frame of sound without text costs [nats].
         skip_penalty: what leaving out one symbol of the text costs [nats].
         padding: how padding in a batch is treated, instead of what the model says.
-        precision: of the matrix products.
+        dtype: number format of the matrix products.
         device: where to load the model, unless it is loaded.
         stdout: where the alignment goes without `out`; None is the standard output.
 
@@ -338,7 +338,7 @@ def align_file(
         star_penalty=star_penalty,
         skip_penalty=skip_penalty,
         padding=padding,
-        precision=precision,
+        dtype=dtype,
         device=device,
     )
     if alignment.unwritable:

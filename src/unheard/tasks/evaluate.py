@@ -20,7 +20,7 @@ from unheard.data.manifest import (
 )
 from unheard.decoding.search import Decoder
 from unheard.errors import AudioError, ConfigError, ManifestError
-from unheard.inference.engine import Engine, Precision
+from unheard.inference.engine import Dtype, Engine
 from unheard.inference.inputs import ModelLike, as_bundle, identify
 from unheard.inference.pipeline import Source, hear
 from unheard.tasks.searching import LanguageModel, SearchOptions
@@ -156,7 +156,7 @@ def evaluate(
     seed: int = 0,
     audio_root: str | os.PathLike[str] | None = None,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     batch_seconds: float | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -189,7 +189,7 @@ def evaluate(
         seed: of the bootstrap.
         audio_root: what relative paths of recordings start from, instead of the manifest's folder.
         padding: how padding in a batch is treated, instead of what the model says.
-        precision: of the matrix products.
+        dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
         workers: threads that decode; None chooses by the machine.
         device: where to load the model, unless it is loaded.
@@ -212,7 +212,7 @@ def evaluate(
         )
     fingerprint = identify(model)
     bundle = as_bundle(model, adapter=adapter, device=device)
-    engine = Engine(bundle, precision=precision, padding=padding, batch_seconds=batch_seconds)
+    engine = Engine(bundle, dtype=dtype, padding=padding, batch_seconds=batch_seconds)
     if normalizer is None:
         trained_with = bundle.provenance.get("normalizer")
         normalizer = trained_with if isinstance(trained_with, str) else None

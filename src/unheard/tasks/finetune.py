@@ -560,7 +560,7 @@ def _validator(
     batches = plan_batches(store.num_samples.tolist(), budget_samples=batch_samples)
 
     def validate() -> Validation:
-        engine = Engine(bundle, precision="bfloat16" if bf16 else "float32")
+        engine = Engine(bundle, dtype="bfloat16" if bf16 else "float32")
         hypotheses = [""] * len(references)
         blanks = frames = 0
         for batch in batches:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from unheard.decoding.hypothesis import Hypothesis, Word
 from unheard.decoding.search import Decoder
 from unheard.errors import AudioError, ConfigError
-from unheard.inference.engine import Engine, Precision
+from unheard.inference.engine import Dtype, Engine
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source, identify
 from unheard.inference.pipeline import WHOLE_SECONDS, Heard, Source, hear
 from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
@@ -165,7 +165,7 @@ def transcribe(
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     batch_seconds: float | None = None,
     workers: int | None = None,
 ) -> Transcript: ...
@@ -187,7 +187,7 @@ def transcribe(
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     batch_seconds: float | None = None,
     workers: int | None = None,
 ) -> list[Transcript]: ...
@@ -208,7 +208,7 @@ def transcribe(
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     batch_seconds: float | None = None,
     workers: int | None = None,
 ) -> Transcript | list[Transcript]:
@@ -240,7 +240,7 @@ def transcribe(
         word_times: keep the words with their times and confidence.
         padding: how padding in a batch is treated, instead of what the model says; with "zeros"
             each recording runs alone.
-        precision: of the matrix products.
+        dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
         workers: threads that decode; None chooses by the machine.
 
@@ -266,7 +266,7 @@ def transcribe(
     )
     engine = Engine(
         as_bundle(model, adapter=adapter),
-        precision=precision,
+        dtype=dtype,
         padding=padding,
         batch_seconds=batch_seconds,
     )
@@ -301,7 +301,7 @@ def transcribe_files(
     nbest: int = 1,
     scores: bool = False,
     padding: Literal["masked", "zeros"] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     batch_seconds: float | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -343,7 +343,7 @@ def transcribe_files(
         scores: keep what the scores of the readings are made of too; on the standard output, print
             them as a table.
         padding: how padding in a batch is treated, instead of what the model says.
-        precision: of the matrix products.
+        dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
         workers: threads that decode; None chooses by the machine.
         device: where to load the model, unless it is loaded.
@@ -398,7 +398,7 @@ def transcribe_files(
         adapter=adapter,
         device=device,
         padding=padding,
-        precision=precision,
+        dtype=dtype,
         batch_seconds=batch_seconds,
     )
     tally = _Tally()
@@ -521,7 +521,7 @@ class _LazyEngine:
         adapter: str | None,
         device: str,
         padding: Literal["masked", "zeros"] | None,
-        precision: Precision,
+        dtype: Dtype,
         batch_seconds: float | None,
     ) -> None:
         self.search = search
@@ -530,7 +530,7 @@ class _LazyEngine:
         self._adapter = adapter
         self._device = device
         self._padding: Literal["masked", "zeros"] | None = padding
-        self._precision: Precision = precision
+        self._dtype: Dtype = dtype
         self._batch_seconds = batch_seconds
         self._bundle: ModelBundle | None = None
 
@@ -542,7 +542,7 @@ class _LazyEngine:
             **self.search.identity(),
             **({"readings": True} if self.keep_readings else {}),
             "padding": self._padding or "model",
-            "precision": self._precision,
+            "dtype": self._dtype,
             "whole_seconds": WHOLE_SECONDS,
             "window_seconds": WINDOW_SECONDS,
             "context_seconds": CONTEXT_SECONDS,
@@ -553,7 +553,7 @@ class _LazyEngine:
         """Load the model."""
         return Engine(
             self._load(),
-            precision=self._precision,
+            dtype=self._dtype,
             padding=self._padding,
             batch_seconds=self._batch_seconds,
         )

@@ -24,7 +24,7 @@ from unheard.decoding.presets import Preset, write_preset
 from unheard.decoding.search import Decoder, SearchConfig, SearchDecoder
 from unheard.errors import AudioError, ConfigError
 from unheard.files import append_jsonl, read_jsonl, write_json_atomic
-from unheard.inference.engine import Engine, Precision
+from unheard.inference.engine import Dtype, Engine
 from unheard.inference.inputs import ModelLike, as_bundle, identify
 from unheard.inference.pipeline import WHOLE_SECONDS, LongRecording, Source, read_source
 from unheard.tasks.emissions import run_sounds
@@ -149,7 +149,7 @@ def tune(
     normalizer: str | None = None,
     seed: int = 0,
     audio_root: str | os.PathLike[str] | None = None,
-    precision: Precision = "auto",
+    dtype: Dtype = "auto",
     threads: int | None = None,
     device: str = "cpu",
     quiet: bool = False,
@@ -178,7 +178,7 @@ def tune(
             fine-tuned with, or none if it does not say.
         seed: of what is drawn.
         audio_root: what relative paths of recordings start from, instead of the manifest's folder.
-        precision: of the matrix products.
+        dtype: number format of the matrix products.
         threads: of the search; None for all cores.
         device: where to load the model, unless it is loaded.
         quiet: print nothing while it runs.
@@ -205,7 +205,7 @@ def tune(
     options = SearchOptions(lm=lm, lexicon=lexicon, preset=preset, beam=beam, hot_words=hot_words)
     utterances, root, name = find_utterances(dev, audio_root)
     bundle = as_bundle(model, adapter=adapter, device=device)
-    engine = Engine(bundle, precision=precision)
+    engine = Engine(bundle, dtype=dtype)
     if normalizer is None:
         trained_with = bundle.provenance.get("normalizer")
         normalizer = trained_with if isinstance(trained_with, str) else None

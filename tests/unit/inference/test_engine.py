@@ -95,7 +95,7 @@ def test_log_probs_follow_the_model_into_float64():
 def test_bfloat16_runs_only_where_asked():
     recordings = waveforms(0.5)
     (exact,) = Engine(make_bundle()).run(recordings)
-    (rough,) = Engine(make_bundle(), precision="bfloat16").run(recordings)
+    (rough,) = Engine(make_bundle(), dtype="bfloat16").run(recordings)
     assert rough.log_probs.dtype == torch.float32
     difference = (rough.log_probs - exact.log_probs).abs().max()
     assert 1e-4 < difference < 5
