@@ -48,24 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         print(_help(), file=sys.stderr)
         return EXIT_USAGE
-    if words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return EXIT_DONE
-    if words[0] in ("-V", "--version", "version"):
-        print(f"unheard {unheard.__version__}")
-        return EXIT_DONE
     verb = VERBS.get(words[0])
-    if verb is None:
+    if verb is None and words[0] not in _ABOUT:
         _complain(_unknown_verb(words[0], VERBS, "unheard"))
         return EXIT_USAGE
-    _configure_logging()
     try:
-        code = verb.run(words[1:])
+        if verb is None:
+            print(_ABOUT[words[0]]())
+            code = EXIT_DONE
+        else:
+            _configure_logging()
+            code = verb.run(words[1:])
         sys.stdout.flush()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else EXIT_COULD_NOT_RUN
     except KeyboardInterrupt as stop:
-        _say_stopped(words, resumes=verb.resumes or isinstance(stop, Interrupted))
+        resumes = (verb is not None and verb.resumes) or isinstance(stop, Interrupted)
+        _say_stopped(words, resumes=resumes)
         return stop.exit_code if isinstance(stop, Interrupted) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone. Python flushes stdout once more at
@@ -325,6 +324,17 @@ options of a verb:  unheard VERB --help
 the main job:       unheard learn recordings/ --transcripts transcripts.tsv --out mine/
 and then:           unheard transcribe mine/model interviews/ --out texts/
 """
+
+
+def _version() -> str:
+    return f"unheard {unheard.__version__}"
+
+
+_ABOUT: dict[str, Callable[[], str]] = {
+    **dict.fromkeys(("-h", "--help", "help"), _help),
+    **dict.fromkeys(("-V", "--version", "version"), _version),
+}
+"""What can be asked for in place of a verb."""
 
 
 def _unknown_verb(word: str, verbs: dict[str, Verb], program: str) -> str:

@@ -64,6 +64,22 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"unheard {declared}\n"
 
 
+@pytest.mark.parametrize("word", ["--help", "recipes"])
+def test_a_reader_that_has_gone_is_no_fault(word: str) -> None:
+    gone, ours = os.pipe()
+    os.close(gone)
+    with os.fdopen(ours, "wb") as output:
+        ended = subprocess.run(
+            [sys.executable, "-m", "unheard", word],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        )
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
