@@ -99,11 +99,98 @@ class Window:
     keep_stop: int
 
 
-def cut_windows(blocks: Iterable[NDArray[np.float32]], plan: WindowPlan) -> Iterator[Window]:
-    """Cut a stream of samples; holds about two windows of it at a time.
+class WindowCutter:
+    """Cuts a recording that comes in pieces; holds about two windows of it, whatever its length.
 
     All windows of a recording longer than one are of equal length (the last may hold up to a
     stride more): the last one starts earlier instead of being shorter.
+    """
+
+    def __init__(self, plan: WindowPlan) -> None:
+        """Begin at the first sample of a recording."""
+        self._plan = plan
+        stride = plan.stride_samples
+        self._span = (plan.window_frames - 1) * stride + plan.receptive_field_samples
+        # The last window may start up to one step before its turn.
+        self._buffer = np.empty(self._span + stride + plan.step_frames * stride, np.float32)
+        self._held = 0  # samples in the buffer
+        self._buffer_frame = 0  # frame of the recording at which the buffer starts
+        self._start_frame = 0  # frame at which the next window starts
+        self._kept_frames = 0  # frames of the recording kept so far
+
+    @property
+    def kept_frames(self) -> int:
+        """Frames of the recording in the windows so far."""
+        return self._kept_frames
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the recording so far."""
+        return self._buffer_frame * self._plan.stride_samples + self._held
+
+    def feed(self, block: NDArray[np.float32]) -> list[Window]:
+        """Take the next samples (samples,) and return the windows that are now complete.
+
+        The kept frames of all windows follow each other without gap or overlap, from the first
+        frame of the recording.
+        """
+        windows: list[Window] = []
+        taken = 0
+        while taken < block.shape[0]:
+            piece = block[taken : taken + self._buffer.shape[0] - self._held]
+            self._buffer[self._held : self._held + piece.shape[0]] = piece
+            self._held += piece.shape[0]
+            taken += piece.shape[0]
+            while (window := self._next()) is not None:
+                windows.append(window)
+        return windows
+
+    def pending(self) -> Window | None:
+        """Return what there is of the next window; None if no frame of it would be kept."""
+        return self._rest(self._start_frame)
+
+    def finish(self) -> Window | None:
+        """Return the last window, to the recording's last frame; None if there is none."""
+        total = self._buffer_frame + self._plan.num_frames(self._held)
+        return self._rest(max(total - self._plan.window_frames, 0))
+
+    def _rest(self, first_frame: int) -> Window | None:
+        """Return all that there is from a frame, of which what was not kept yet is to be kept."""
+        total = self._buffer_frame + self._plan.num_frames(self._held)
+        if total == self._kept_frames:
+            return None
+        begin = (first_frame - self._buffer_frame) * self._plan.stride_samples
+        return Window(
+            samples=self._buffer[begin : self._held].copy(),
+            first_frame=first_frame,
+            keep_start=self._kept_frames - first_frame,
+            keep_stop=total - first_frame,
+        )
+
+    def _next(self) -> Window | None:
+        """Take the next window out, if it is complete."""
+        stride = self._plan.stride_samples
+        begin = (self._start_frame - self._buffer_frame) * stride
+        # A window goes out only when one more frame is there: it is then not the last.
+        if self._held - begin < self._span + stride:
+            return None
+        keep_stop = self._plan.window_frames - self._plan.context_frames
+        window = Window(
+            samples=self._buffer[begin : begin + self._span].copy(),
+            first_frame=self._start_frame,
+            keep_start=self._kept_frames - self._start_frame,
+            keep_stop=keep_stop,
+        )
+        self._kept_frames = self._start_frame + keep_stop
+        self._buffer[: self._held - begin] = self._buffer[begin : self._held].copy()
+        self._held -= begin
+        self._buffer_frame = self._start_frame
+        self._start_frame += self._plan.step_frames
+        return window
+
+
+def cut_windows(blocks: Iterable[NDArray[np.float32]], plan: WindowPlan) -> Iterator[Window]:
+    """Cut a stream of samples; holds about two windows of it at a time.
 
     Args:
         blocks: consecutive stretches of the recording, (samples,) float32 of any length.
@@ -111,42 +198,17 @@ def cut_windows(blocks: Iterable[NDArray[np.float32]], plan: WindowPlan) -> Iter
 
     Yields:
         Windows whose kept frames follow each other without gap or overlap, from the first frame
-        of the recording to its last. None for a recording without a frame.
+        of the recording to its last (see `WindowCutter`). None for a recording without a frame.
     """
-    stride = plan.stride_samples
-    span = (plan.window_frames - 1) * stride + plan.receptive_field_samples
-    buffer = np.zeros(0, np.float32)
-    buffer_frame = 0  # frame of the recording at which the buffer starts
-    start_frame = 0  # frame at which the next window starts
-    kept_frames = 0  # frames of the recording kept so far
+    cutter = WindowCutter(plan)
+    step = plan.step_frames * plan.stride_samples
     for block in blocks:
-        buffer = np.concatenate((buffer, block))
-        # A window goes out only when one more frame is there: it is then not the last.
-        while buffer.shape[0] - (start_frame - buffer_frame) * stride >= span + stride:
-            begin = (start_frame - buffer_frame) * stride
-            keep_stop = plan.window_frames - plan.context_frames
-            yield Window(
-                samples=buffer[begin : begin + span],
-                first_frame=start_frame,
-                keep_start=kept_frames - start_frame,
-                keep_stop=keep_stop,
-            )
-            kept_frames = start_frame + keep_stop
-            # The last window may start up to one step before its turn.
-            drop = start_frame - buffer_frame
-            buffer = buffer[drop * stride :].copy()
-            buffer_frame += drop
-            start_frame += plan.step_frames
-    total_frames = buffer_frame + plan.num_frames(buffer.shape[0])
-    if total_frames == kept_frames:
-        return
-    first_frame = max(total_frames - plan.window_frames, 0)
-    yield Window(
-        samples=buffer[(first_frame - buffer_frame) * stride :],
-        first_frame=first_frame,
-        keep_start=kept_frames - first_frame,
-        keep_stop=total_frames - first_frame,
-    )
+        # A recording in memory is one block: its windows are made as they are asked for.
+        for start in range(0, block.shape[0], step):
+            yield from cutter.feed(block[start : start + step])
+    last = cutter.finish()
+    if last is not None:
+        yield last
 
 
 def stream_log_probs(
