@@ -3,7 +3,8 @@
 import io
 import math
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import unheard
 from unheard.decoding.presets import get_preset
 from unheard.errors import ConfigError
 from unheard.files import read_json, read_jsonl
+from unheard.inference.neural_model import NeuralModel
 from unheard.recipes import catalogue as recipes
 from unheard.tasks.evaluate import evaluate
 from unheard.tasks.learn import LearnResult, learn
+from unheard.tasks.searching import SearchOptions
 from unheard.tasks.transcribe import transcribe, transcribe_files
 from unheard.tasks.tune import TuneResult, tune
 
@@ -165,6 +168,52 @@ def test_tuning_goes_on_where_it_was_stopped(job: Job) -> None:
     assert (cut / "trials.jsonl").read_bytes() == b"".join(lines)
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         job.tune("cut", seed=1)
+
+
+def test_tuning_finds_weights_for_a_second_model_too(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights go into the same file, and give the rates that were reported."""
+    likes_long_texts = _Likes(lambda text: float(len(text)))
+    monkeypatch.setattr(NeuralModel, "load", lambda _: likes_long_texts)
+    monkeypatch.setattr(SearchOptions, "identity", lambda _: {})
+
+    found = tune(
+        job.model,
+        str(job.corpus.test),
+        lm=job.lm,
+        beam=8,
+        trials=6,
+        rescore="second",
+        out=job.folder / "rescored",
+        quiet=True,
+    )
+
+    rows = read_jsonl(job.folder / "rescored" / "rescoring-trials.jsonl")
+    assert len(rows) == 6
+    best = min(rows, key=lambda row: row["rates"]["wer"])
+    assert found.rescoring is not None
+    assert asdict(found.rescoring) == best["settings"]
+    assert rows[0]["settings"] == {"weight": 0.5, "lm_scale": 1.0, "word_bonus": 0.0}
+    assert len({row["rates"]["cer"] for row in rows}) > 1  # the weights matter
+    assert found.rescored is not None
+    assert found.rescoring_gain is not None
+    gain = found.rescored.wer.value - found.tuned.wer.value
+    assert found.rescoring_gain.wer.value == pytest.approx(gain)
+    assert "rescored against tuned" in found.table()
+    options = SearchOptions(lm=job.lm, preset=str(found.settings), rescore="second")
+    assert options.rescoring() == found.rescoring
+    assert replace(options, rescore_weight=0.25).rescoring().weight == 0.25
+
+
+@dataclass(frozen=True)
+class _Likes:
+    """A language model with an opinion."""
+
+    opinion: Callable[[str], float]
+
+    def score_sentences(self, texts: Sequence[str]) -> list[float]:
+        return [self.opinion(text) for text in texts]
 
 
 def test_tuning_needs_something_to_tune(job: Job) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from unheard.config import from_dict
+from unheard.decoding.rescore import RescoreConfig
 from unheard.decoding.search import SearchConfig
 from unheard.errors import ConfigError, FormatError
 from unheard.files import read_json, write_json_atomic
@@ -32,12 +33,15 @@ class Preset:
         config: in natural logarithms.
         language_model: the kind they were found with.
         source: who found them, and where they stand.
+        rescoring: weights of a second language model that puts the readings in order, if they
+            were found too.
     """
 
     name: str
     config: SearchConfig
     language_model: LanguageModelKind
     source: str
+    rescoring: RescoreConfig | None = None
 
 
 _LABELS = ("10m", "1h", "10h", "100h", "960h")

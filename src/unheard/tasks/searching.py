@@ -16,7 +16,7 @@ from unheard.decoding.lexicon import Lexicon
 from unheard.decoding.presets import get_preset
 from unheard.decoding.rescore import RescoreConfig
 from unheard.decoding.rescoring import RescoringDecoder
-from unheard.decoding.search import HOT_WORD_BONUS, Decoder, SearchConfig
+from unheard.decoding.search import HOT_WORD_BONUS, Decoder, SearchConfig, SearchDecoder
 from unheard.errors import ConfigError
 from unheard.files import sha256_file
 from unheard.inference.neural_model import NeuralModel
@@ -88,14 +88,16 @@ class SearchOptions:
         return replace(config, nbest=nbest, **changes)
 
     def rescoring(self) -> RescoreConfig:
-        """Settings of the second model.
+        """Settings of the second model: those of the preset, if it has any; the weight asked for.
 
         Raises:
-            ConfigError: if a setting is out of its range.
+            ConfigError: if there is no such preset, or a setting is out of its range.
         """
+        tuned = None if self.preset is None else get_preset(self.preset).rescoring
+        config = RescoreConfig() if tuned is None else tuned
         if self.rescore_weight is None:
-            return RescoreConfig()
-        return RescoreConfig(weight=self.rescore_weight)
+            return config
+        return replace(config, weight=self.rescore_weight)
 
     def identity(self) -> dict[str, Any]:
         """All that decides a text: settings, and the content of the files.
@@ -132,19 +134,27 @@ class SearchOptions:
         """
         if self.greedy:
             return GreedyDecoder(alphabet)
-        lm = load_lm(self.lm)
-        lexicon = None if self.lexicon is None else Lexicon.load(self.lexicon, alphabet)
-        search = make_decoder(
-            alphabet,
-            lm=lm,
-            lexicon=lexicon,
-            hot_words=parse_hot_words(self.hot_words),
-            config=self.config(),
-        )
+        search = self.search(alphabet)
         if self.rescore is None:
             return search
         scorer = NeuralModel.load(self.rescore)
         return RescoringDecoder(search, scorer, config=self.rescoring(), nbest=self.nbest)
+
+    def search(self, alphabet: Alphabet) -> SearchDecoder:
+        """Make the search alone, without the second model that would put its readings in order.
+
+        Raises:
+            ConfigError: see `decoder`.
+            FormatError: see `decoder`.
+            OSError: see `decoder`.
+        """
+        return make_decoder(
+            alphabet,
+            lm=load_lm(self.lm),
+            lexicon=None if self.lexicon is None else Lexicon.load(self.lexicon, alphabet),
+            hot_words=parse_hot_words(self.hot_words),
+            config=self.config(),
+        )
 
 
 def load_lm(lm: LanguageModel | None) -> NgramModel | None:

@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,22 +21,27 @@ from unheard.data.manifest import Utterance, audio_path
 from unheard.decoding.emissions import Emissions
 from unheard.decoding.greedy import GreedyDecoder
 from unheard.decoding.presets import Preset, write_preset
-from unheard.decoding.search import Decoder, SearchConfig, SearchDecoder
+from unheard.decoding.rescore import RescoreConfig, mix, sentence_scores
+from unheard.decoding.rescoring import RescoringDecoder
+from unheard.decoding.search import Decoder, SearchConfig
 from unheard.errors import AudioError, ConfigError
-from unheard.files import append_jsonl, read_jsonl, write_json_atomic
+from unheard.files import write_json_atomic
 from unheard.inference.engine import Dtype, Engine
 from unheard.inference.inputs import ModelLike, as_bundle, identify
+from unheard.inference.neural_model import NeuralModel
 from unheard.inference.pipeline import WHOLE_SECONDS, LongRecording, Source, read_source
 from unheard.tasks.emissions import run_sounds
 from unheard.tasks.evaluate import find_utterances
 from unheard.tasks.runs import keep_settings
 from unheard.tasks.searching import LanguageModel, SearchOptions
+from unheard.tasks.trials import Trials, find_best
 from unheard.text.error_rate import ErrorReport, PairedDifference, paired_bootstrap, score
 
 Metric = Literal["wer", "cer"]
 
 SETTINGS = "search.json"
 TRIALS = "trials.jsonl"
+RESCORING_TRIALS = "rescoring-trials.jsonl"
 RESULT = "result.json"
 
 LM_WEIGHTS = (0.0, 2.5)
@@ -45,10 +50,8 @@ WORD_BONUSES = (-5.0, 5.0)
 """As fairseq sweeps them [nats]."""
 UNKNOWN_SCORES = (-30.0, 0.0)
 """Of words that the language model does not know, where any text may be written [nats]."""
-LOCAL_SHARE = 0.5
-"""Part of the trials that look around the best one."""
-FIRST_STEP, LAST_STEP = 0.15, 0.02
-"""How far they look, at first and at last, in parts of the range."""
+RESCORING_RANGES = {"weight": (0.0, 1.5), "lm_scale": (0.0, 1.5), "word_bonus": (-3.0, 3.0)}
+"""Of the second language model: between forgetting it and forgetting the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,9 @@ class TuneResult:
         tuned: the search with the settings found.
         gain: tuned minus untuned, on the same utterances.
         gain_over_greedy: tuned minus greedy.
+        rescoring: weights of the second language model; None where there is none.
+        rescored: the tuned search, put in order by the second model with those weights.
+        rescoring_gain: rescored minus tuned.
         trials: how many settings were tried.
         failed: recordings that could not be read.
         minutes: it took.
@@ -83,6 +89,9 @@ class TuneResult:
     tuned: ErrorReport
     gain: PairedDifference
     gain_over_greedy: PairedDifference
+    rescoring: RescoreConfig | None
+    rescored: ErrorReport | None
+    rescoring_gain: PairedDifference | None
     trials: int
     failed: int
     minutes: float
@@ -104,6 +113,11 @@ class TuneResult:
             "tuned": self.tuned.to_dict(),
             "gain": self.gain.to_dict(),
             "gain_over_greedy": self.gain_over_greedy.to_dict(),
+            "rescoring": None if self.rescoring is None else asdict(self.rescoring),
+            "rescored": None if self.rescored is None else self.rescored.to_dict(),
+            "rescoring_gain": (
+                None if self.rescoring_gain is None else self.rescoring_gain.to_dict()
+            ),
             "trials": self.trials,
             "failed": self.failed,
             "minutes": self.minutes,
@@ -112,24 +126,37 @@ class TuneResult:
     def table(self) -> str:
         """Say it in a few lines."""
         rows = [("greedy", self.greedy), ("untuned", self.untuned), ("tuned", self.tuned)]
+        if self.rescored is not None:
+            rows.append(("rescored", self.rescored))
         lines = [f"{'':<10}{'WER (95 % interval)':<30}CER (95 % interval)"]
         lines += [f"{name:<10}{report.wer!s:<30}{report.cer!s}" for name, report in rows]
-        gain = getattr(self.gain, self.metric)
         lines += [
             "",
             f"on {self.reported_on} utterances; weights found on "
             + ("the same" if self.flatters else f"{self.tuned_on} others")
             + f" in {self.trials} trials",
-            f"tuned against untuned: {self.metric.upper()} {gain.value:+.1%} "
-            f"({gain.low:+.1%} to {gain.high:+.1%}), better in {gain.first_better:.0%} of the "
-            "resamples",
+            f"tuned against untuned: {self._said(self.gain)}",
             f"lm_weight {self.config.lm_weight:.3f}, word_bonus {self.config.word_bonus:.3f}, "
             f"unknown_score {self.config.unknown_score:.3g}, beam {self.config.beam}",
-            f"use them with --preset {self.settings}",
         ]
+        if self.rescoring is not None and self.rescoring_gain is not None:
+            lines += [
+                f"rescored against tuned: {self._said(self.rescoring_gain)}",
+                f"rescoring: weight {self.rescoring.weight:.3f}, lm_scale "
+                f"{self.rescoring.lm_scale:.3f}, word_bonus {self.rescoring.word_bonus:.3f}",
+            ]
+        lines.append(f"use them with --preset {self.settings}")
         if self.failed:
             lines.append(f"{self.failed} recordings could not be read and were left out")
         return "\n".join(lines)
+
+    def _said(self, difference: PairedDifference) -> str:
+        """Say what a difference is worth."""
+        gain = getattr(difference, self.metric)
+        return (
+            f"{self.metric.upper()} {gain.value:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}), "
+            f"better in {gain.first_better:.0%} of the resamples"
+        )
 
 
 def tune(
@@ -142,6 +169,7 @@ def tune(
     preset: str | None = None,
     beam: int | None = None,
     hot_words: str | None = None,
+    rescore: str | os.PathLike[str] | None = None,
     trials: int = 64,
     metric: Metric = "wer",
     report_share: float = 0.5,
@@ -162,13 +190,16 @@ def tune(
         model: a loaded model, or what `load_model` takes.
         dev: transcribed recordings that the model was not trained on: a manifest, any folder or
             table that `scan` reads, or utterances.
-        out: folder for search.json (settings for --preset), trials.jsonl and result.json.
+        out: folder for search.json (settings for --preset), what was tried, and result.json.
         lm: n-gram model: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own (.unheard-lm).
         lexicon: file of the words that may be written; any text may be without one.
         preset: settings to begin with.
         beam: hypotheses kept after each frame.
         hot_words: words or phrases to listen for, with commas between, each with a bonus [nats]
             if wanted: "Kampala,Nakawa=5".
+        rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
+            puts the readings of the search in order; its weights are found after those of the
+            search.
         trials: settings to try.
         metric: what shall become small: "wer" or "cer".
         report_share: part of the utterances that is left out of the choice, to measure what it is
@@ -202,7 +233,10 @@ def tune(
             f"report_share is a part: expected 0 or more and below 1, got {report_share}."
         )
     folder = Path(out)
-    options = SearchOptions(lm=lm, lexicon=lexicon, preset=preset, beam=beam, hot_words=hot_words)
+    options = SearchOptions(
+        lm=lm, lexicon=lexicon, preset=preset, beam=beam, hot_words=hot_words, rescore=rescore
+    )
+    second = None if rescore is None else NeuralModel.load(rescore)
     utterances, root, name = find_utterances(dev, audio_root)
     bundle = as_bundle(model, adapter=adapter, device=device)
     engine = Engine(bundle, dtype=dtype)
@@ -231,30 +265,51 @@ def tune(
         )
     choosing, reporting = _part(said, report_share, seed)
     start = options.config()
-    searcher = options.decoder(engine.alphabet)
-    if not isinstance(searcher, SearchDecoder):
-        raise ConfigError("Tuning needs a search: expected --lm or --lexicon.")
-    ranges = _ranges(start, lm=lm is not None, open_vocabulary=lexicon is None)
-    known = _Trials(folder / TRIALS)
-
-    def measure(config: SearchConfig) -> float:
-        key = {field: getattr(config, field) for field in ranges}
-        found = known.find(key)
-        if found is None:
-            report = _score(searcher.with_config(config), choosing, normalizer, threads, draws=1)
-            found = {"wer": report.wer.value, "cer": report.cer.value}
-            known.add(key, found)
-        return found[metric]
-
-    best = _search(start, ranges, measure, trials=trials, seed=seed, quiet=quiet, metric=metric)
+    searcher = options.search(engine.alphabet)
+    best = find_best(
+        start,
+        _ranges(start, lm=lm is not None, open_vocabulary=lexicon is None),
+        lambda config: _rates(
+            choosing, _texts(searcher.with_config(config), choosing, threads), normalizer
+        ),
+        metric=metric,
+        trials=trials,
+        known=Trials(folder / TRIALS),
+        generator=np.random.default_rng([seed, 1]),
+        quiet=quiet,
+    )
     greedy, untuned, tuned = (
-        _score(decoder, reporting, normalizer, threads)
+        _score(reporting, _texts(decoder, reporting, threads), normalizer)
         for decoder in (
             GreedyDecoder(engine.alphabet),
             searcher,
             searcher.with_config(best),
         )
     )
+    rescoring, rescored = None, None
+    if second is not None:
+        tuned_search = searcher.with_config(best)
+        readings = tuned_search.decode_many([one.emissions for one in choosing], threads=threads)
+        opinions = sentence_scores(readings, second)
+        rescoring = find_best(
+            options.rescoring(),
+            {name: RESCORING_RANGES[name] for name in RESCORING_RANGES if lm or name != "lm_scale"},
+            lambda config: _rates(
+                choosing,
+                [
+                    mix(found, scores, config)[0].text
+                    for found, scores in zip(readings, opinions, strict=True)
+                ],
+                normalizer,
+            ),
+            metric=metric,
+            trials=trials,
+            known=Trials(folder / RESCORING_TRIALS),
+            generator=np.random.default_rng([seed, 2]),
+            quiet=quiet,
+        )
+        decoder = RescoringDecoder(tuned_search, second, config=rescoring, nbest=1)
+        rescored = _score(reporting, _texts(decoder, reporting, threads), normalizer)
     write_preset(
         folder / SETTINGS,
         Preset(
@@ -262,6 +317,7 @@ def tune(
             config=best,
             language_model="none" if lm is None else "n-gram",
             source=f"unheard tune, {trials} trials on {len(choosing)} utterances, seed {seed}",
+            rescoring=rescoring,
         ),
     )
     result = TuneResult(
@@ -276,6 +332,9 @@ def tune(
         tuned=tuned,
         gain=paired_bootstrap(tuned, untuned),
         gain_over_greedy=paired_bootstrap(tuned, greedy),
+        rescoring=rescoring,
+        rescored=rescored,
+        rescoring_gain=None if rescored is None else paired_bootstrap(rescored, tuned),
         trials=trials,
         failed=failed,
         minutes=(time.monotonic() - started) / 60,
@@ -343,62 +402,19 @@ def _ranges(
     return ranges
 
 
-def _search(
-    start: SearchConfig,
-    ranges: dict[str, tuple[float, float]],
-    measure: Callable[[SearchConfig], float],
-    *,
-    trials: int,
-    seed: int,
-    quiet: bool,
-    metric: Metric,
-) -> SearchConfig:
-    """Try the settings to begin with, others at random, and others around the best."""
-    generator = np.random.default_rng([seed, 1])
-    best, lowest = start, measure(start)
-    near = round((trials - 1) * LOCAL_SHARE)
-    for number in range(1, trials):
-        left = trials - number
-        if left > near:
-            drawn = {name: generator.uniform(*bounds) for name, bounds in ranges.items()}
-        else:
-            done = 1 - left / max(near, 1)
-            step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** done
-            drawn = {
-                name: float(
-                    np.clip(
-                        getattr(best, name) + generator.normal() * step * (high - low), low, high
-                    )
-                )
-                for name, (low, high) in ranges.items()
-            }
-        config = replace(start, **{name: round(float(value), 4) for name, value in drawn.items()})
-        found = measure(config)
-        if found < lowest:
-            best, lowest = config, found
-        if not quiet and (number % 8 == 0 or number == trials - 1):
-            print(
-                f"trial {number + 1} of {trials}: best {metric} {lowest:.2%} with "
-                + ", ".join(f"{name} {getattr(best, name):.3f}" for name in ranges),
-                file=sys.stderr,
-                flush=True,
-            )
-    return best
+def _texts(decoder: Decoder, said: Sequence[_Said], threads: int | None) -> list[str]:
+    """Search what was said; the best reading of each."""
+    readings = decoder.decode_many([one.emissions for one in said], threads=threads)
+    return [reading[0].text for reading in readings]
 
 
 def _score(
-    decoder: Decoder,
-    said: Sequence[_Said],
-    normalizer: str | None,
-    threads: int | None,
-    *,
-    draws: int = 1000,
+    said: Sequence[_Said], texts: Sequence[str], normalizer: str | None, *, draws: int = 1000
 ) -> ErrorReport:
-    """Search what was said and compare."""
-    readings = decoder.decode_many([one.emissions for one in said], threads=threads)
+    """Compare what was written with what was said."""
     return score(
         [one.utterance.text or "" for one in said],
-        [reading[0].text for reading in readings],
+        texts,
         speakers=[one.utterance.speaker for one in said],
         ids=[one.utterance.id for one in said],
         normalizer=normalizer,
@@ -406,26 +422,10 @@ def _score(
     )
 
 
-class _Trials:
-    """Settings that were tried, on the disk, so that a second run does not try them again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        rows = read_jsonl(path, repair_torn_tail=True) if path.exists() else []
-        self._known = {_key(row["settings"]): row["rates"] for row in rows}
-
-    def find(self, settings: dict[str, float]) -> dict[str, float] | None:
-        """Look settings up."""
-        return self._known.get(_key(settings))
-
-    def add(self, settings: dict[str, float], rates: dict[str, float]) -> None:
-        """Keep what came of settings."""
-        self._known[_key(settings)] = rates
-        append_jsonl(self._path, {"settings": settings, "rates": rates})
-
-
-def _key(settings: dict[str, float]) -> str:
-    return json.dumps(settings, sort_keys=True)
+def _rates(said: Sequence[_Said], texts: Sequence[str], normalizer: str | None) -> dict[str, float]:
+    """Error rates of a trial."""
+    report = _score(said, texts, normalizer, draws=1)
+    return {"wer": report.wer.value, "cer": report.cer.value}
 
 
 def _keep_identity(folder: Path, identity: dict[str, Any]) -> None:
