@@ -380,7 +380,7 @@ def transcribe_files(
         )
     for path in listing.duplicates:
         logger.info("%s leads to a recording that is listed already", path)
-    lazy = _LazyEngine(
+    lazy = LazyEngine(
         model,
         SearchOptions(
             lm=lm,
@@ -509,7 +509,7 @@ def _in_order(results: Iterable[Heard]) -> Iterator[Heard]:
             turn += 1
 
 
-class _LazyEngine:
+class LazyEngine:
     """Knows what a model is without loading it, and loads it when it is needed."""
 
     def __init__(
@@ -574,7 +574,7 @@ class _Tally:
 
 
 def _run(
-    lazy: _LazyEngine,
+    lazy: LazyEngine,
     listed: Sequence[Listed],
     sink: "TranscriptsFolder | _StandardOutput",
     meter: "_Meter",
