@@ -3,6 +3,7 @@
 Source: Graves et al. 2006, sec. 3.2 "best path decoding".
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unheard.decoding.emissions import Emissions, FrameTiming
-from unheard.decoding.hypothesis import Hypothesis
-from unheard.decoding.runs import Runs, boundary_ids, probability, read_runs, text_of
+from unheard.decoding.hypothesis import Hypothesis, Word
+from unheard.decoding.runs import (
+    Runs,
+    boundary_ids,
+    probability,
+    read_runs,
+    text_of,
+    word_groups,
+)
 from unheard.decoding.search import Partial
 from unheard.errors import ConfigError, ShapeError
 from unheard.text.alphabet import Alphabet
@@ -69,13 +77,31 @@ class _BestFrames:
     log_probs: NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """What is left of the frames of words that were handed out.
+
+    Attributes:
+        frames: how many they were.
+        log_prob: of the path over them [nats].
+        carried_frames: how many of them carried a symbol.
+        carried_log_prob: of those [nats].
+    """
+
+    frames: int = 0
+    log_prob: float = 0.0
+    carried_frames: int = 0
+    carried_log_prob: float = 0.0
+
+
 class GreedyStream:
-    """A best path under way; keeps 8 bytes a frame."""
+    """A best path under way; keeps 8 bytes a frame that is not settled."""
 
     def __init__(self, alphabet: Alphabet, timing: FrameTiming) -> None:
         self._alphabet = alphabet
         self._timing = timing
         self._pieces: list[_BestFrames] = []
+        self._settled = _Settled()
         self._finished = False
 
     def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
@@ -85,8 +111,7 @@ class GreedyStream:
             ShapeError: if the vocabulary has another size than the alphabet.
             ConfigError: if the stream is finished.
         """
-        if self._finished:
-            raise ConfigError("This stream is finished: begin another one.")
+        self._check_open()
         frames = log_probs if isinstance(log_probs, Tensor) else torch.from_numpy(log_probs)
         if frames.ndim != 2 or frames.shape[1] != len(self._alphabet):
             raise ShapeError(
@@ -99,12 +124,43 @@ class GreedyStream:
     def partial(self) -> Partial:
         """Return the reading so far; all its words but the last are final."""
         ids = self._alphabet.collapse(self._join().token_ids.tolist())
-        boundaries = boundary_ids(self._alphabet)
-        stops = [place for place, token_id in enumerate(ids) if token_id in boundaries]
-        whole = ids[: stops[-1]] if stops else []
+        whole = ids[: _whole_words(ids, self._alphabet)]
         return Partial(
             text=text_of(ids, self._alphabet), stable_text=text_of(whole, self._alphabet)
         )
+
+    def fork(self) -> "GreedyStream":
+        """Return a path of its own that goes on from here; this one does not notice."""
+        other = copy.copy(self)
+        other._pieces = list(self._pieces)
+        return other
+
+    def settle(self) -> tuple[Word, ...]:
+        """Hand out the words that no frame to come can change, and forget their frames.
+
+        Raises:
+            ConfigError: if the stream is finished.
+        """
+        self._check_open()
+        path = self._join()
+        runs = _runs(path, blank_id=self._alphabet.blank_id, first_frame=self._settled.frames)
+        count = _whole_words(runs.token_ids.tolist(), self._alphabet)
+        if not count:
+            return ()
+        words = runs.head(count)
+        reading = read_runs(words, self._alphabet, self._timing, num_samples=None)
+        frames = int(runs.first_frames[count]) - self._settled.frames
+        self._settled = _Settled(
+            frames=self._settled.frames + frames,
+            log_prob=self._settled.log_prob + float(path.log_probs[:frames].sum(dtype=np.float64)),
+            carried_frames=self._settled.carried_frames + int(words.frames.sum()),
+            carried_log_prob=self._settled.carried_log_prob + float(words.log_probs.sum()),
+        )
+        rest = _BestFrames(
+            token_ids=path.token_ids[frames:].copy(), log_probs=path.log_probs[frames:].copy()
+        )
+        self._pieces = [rest]
+        return reading.words
 
     def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:
         """End the stream and return its one reading.
@@ -113,20 +169,28 @@ class GreedyStream:
             num_samples: length of the recording, to which word times are clipped.
         """
         self._finished = True
-        path = self._join()
-        runs = _runs(path, blank_id=self._alphabet.blank_id)
+        path, settled = self._join(), self._settled
+        runs = _runs(path, blank_id=self._alphabet.blank_id, first_frame=settled.frames)
         reading = read_runs(runs, self._alphabet, self._timing, num_samples=num_samples)
-        confidence = reading.confidence
-        if confidence is None:
-            confidence = probability(float(path.log_probs.sum()), path.log_probs.shape[0])
+        score = settled.log_prob + float(path.log_probs.sum(dtype=np.float64))
+        frames = settled.frames + path.log_probs.shape[0]
+        carried = settled.carried_frames + int(runs.frames.sum())
+        carried_log_prob = settled.carried_log_prob + float(runs.log_probs.sum())
         return [
             Hypothesis(
                 text=reading.text,
                 words=reading.words,
-                confidence=confidence,
-                score=float(path.log_probs.sum(dtype=np.float64)),
+                confidence=probability(carried_log_prob, carried)
+                if carried
+                else probability(score, frames),
+                score=score,
             )
         ]
+
+    def _check_open(self) -> None:
+        """Refuse to go on after the end."""
+        if self._finished:
+            raise ConfigError("This stream is finished: begin another one.")
 
     def _join(self) -> _BestFrames:
         """Put the pieces together."""
@@ -155,8 +219,21 @@ def best_frames(log_probs: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float3
     )
 
 
-def _runs(path: _BestFrames, *, blank_id: int) -> Runs:
-    """Find the runs of equal symbols."""
+def _whole_words(token_ids: Sequence[int], alphabet: Alphabet) -> int:
+    """Count the symbols, from the start, of the words that are certain to be whole.
+
+    Those before the last boundary; or, in scripts without, before the last word.
+    """
+    boundaries = boundary_ids(alphabet)
+    if boundaries:
+        stops = [place for place, token_id in enumerate(token_ids) if token_id in boundaries]
+        return stops[-1] if stops else 0
+    groups = list(word_groups(token_ids, alphabet))
+    return groups[-1][0] if groups else 0
+
+
+def _runs(path: _BestFrames, *, blank_id: int, first_frame: int = 0) -> Runs:
+    """Find the runs of equal symbols; the path begins at `first_frame` of the recording."""
     ids = path.token_ids
     if ids.shape[0] == 0:
         empty = np.zeros(0, np.int64)
@@ -173,8 +250,8 @@ def _runs(path: _BestFrames, *, blank_id: int) -> Runs:
     kept = ids[starts] != blank_id
     return Runs(
         token_ids=ids[starts][kept],
-        first_frames=starts[kept],
-        last_frames=stops[kept] - 1,
+        first_frames=starts[kept] + first_frame,
+        last_frames=stops[kept] - 1 + first_frame,
         frames=(stops - starts)[kept],
         log_probs=sums[kept],
     )

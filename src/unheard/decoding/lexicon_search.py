@@ -11,12 +11,13 @@ only as many are followed as readings are asked for. With nothing pruned (`beam`
 number of hypotheses, thresholds infinite), the result is exact.
 """
 
+import copy
 import logging
 import math
 import unicodedata
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,12 @@ from torch import Tensor
 
 from unheard.decoding import lexicon_kernel as kernel
 from unheard.decoding.emissions import Emissions, FrameTiming
-from unheard.decoding.hypothesis import Hypothesis, ScoreParts
+from unheard.decoding.hypothesis import Hypothesis, ScoreParts, Word
 from unheard.decoding.lexicon import Lexicon, word_boundary_id
+from unheard.decoding.runs import probability
 from unheard.decoding.search import HotWords, Partial, SearchConfig, bonuses, in_threads
 from unheard.decoding.trie import look_ahead
-from unheard.decoding.word_path import trace_words
+from unheard.decoding.word_path import WordPath, trace_words
 from unheard.errors import ConfigError, ShapeError, shorten
 from unheard.lm.kernel import NgramTables, score_ids
 from unheard.lm.ngram import NgramModel
@@ -39,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 _FIRST_ROOM = 2048
 """Histories for which there is room at first."""
+
+_HOT_STATE_BIT = 40
+"""Where the state of the hot phrases begins in `Histories.state`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +194,34 @@ class LexiconDecoder:
         return _Scoring(tree=tree, rules=rules)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """What is left of words that were handed out.
+
+    Attributes:
+        frames: how many were forgotten.
+        carried_frames: how many of those carried a symbol.
+        carried_log_prob: of these [nats].
+        words: their part of the score, as the next three.
+        lm: [nats].
+        unknown_words: [nats].
+        hot_words: [nats].
+    """
+
+    frames: int = 0
+    carried_frames: int = 0
+    carried_log_prob: float = 0.0
+    words: float = 0.0
+    lm: float = 0.0
+    unknown_words: float = 0.0
+    hot_words: float = 0.0
+
+
 class LexiconStream:
     """A search under way; see `search.SearchStream`.
 
-    It keeps its frames until the end, in float32, to find out when the words were said.
+    It keeps its frames until their words are settled, in float32, to find out when these were
+    said.
     """
 
     def __init__(
@@ -213,6 +242,7 @@ class LexiconStream:
         self._histories = kernel.new_histories(_FIRST_ROOM)
         self._histories.state[0] = 0 if lm is None else lm.start_state
         self._frames: list[NDArray[np.float32]] = []
+        self._settled = _Settled()
         self._finished = False
 
     def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
@@ -223,8 +253,7 @@ class LexiconStream:
                 or plus infinity.
             ConfigError: if the stream is finished.
         """
-        if self._finished:
-            raise ConfigError("the stream is finished: begin another one with Decoder.stream.")
+        self._check_open()
         if isinstance(log_probs, Tensor):
             log_probs = log_probs.detach().cpu().float().numpy()
         rows = np.ascontiguousarray(log_probs, dtype=np.float32)
@@ -251,7 +280,7 @@ class LexiconStream:
             if outcome == kernel.DONE:
                 break
             if outcome == kernel.NO_LOG_PROBS:
-                frame = sum(map(len, self._frames)) + taken
+                frame = self._settled.frames + sum(map(len, self._frames)) + taken
                 self._finished = True
                 raise ShapeError(
                     f"the emissions are no log-probabilities: found NaN or +inf in frame {frame}. "
@@ -283,6 +312,39 @@ class LexiconStream:
             stable_text=lexicon.separator.join(lexicon.words[w] for w in stable),
         )
 
+    def fork(self) -> "LexiconStream":
+        """Return a search of its own that goes on from here; this one does not notice."""
+        self._check_open()
+        other = copy.copy(self)
+        other._beam = copy.deepcopy(self._beam)
+        other._histories = copy.deepcopy(self._histories)
+        other._frames = list(self._frames)
+        return other
+
+    def settle(self) -> tuple[Word, ...]:
+        """Hand out the words that no frame to come can change, and forget them.
+
+        The last of those is kept: it ends where the next one begins.
+
+        Raises:
+            ConfigError: if the stream is finished.
+        """
+        self._check_open()
+        beam = self._beam
+        size = int(beam.size[0])
+        if not size:
+            return ()
+        certain = self._words(int(kernel.common_history(self._histories, beam)))
+        count = len(certain) - 1
+        if count < 1:
+            return ()
+        masses = beam.now.blank_mass[:size] + beam.now.symbol_mass[:size]
+        path = self._trace(self._words(int(beam.now.history[int(masses.argmax())])), None)
+        if not path.last_frames:
+            return ()
+        self._forget(certain[:count], path)
+        return path.words[:count]
+
     def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:
         """End the stream and return the n-best readings of all its frames, best first.
 
@@ -292,35 +354,82 @@ class LexiconStream:
         Raises:
             ConfigError: if the stream is finished.
         """
-        if self._finished:
-            raise ConfigError("the stream is finished: begin another one with Decoder.stream.")
+        self._check_open()
         self._finished = True
-        vocab = len(self._lexicon.alphabet)
-        frames = np.concatenate([np.zeros((0, vocab), np.float32), *self._frames])
+        settled = self._settled
         readings: dict[str, Hypothesis] = {}
         for history, score in self._endings():
             words = self._words(history)
             text = self._lexicon.separator.join(self._lexicon.words[word] for word in words)
             if text in readings:
                 continue
-            path = trace_words(
-                words,
-                self._lexicon,
-                frames,
-                self._timing,
-                num_samples=num_samples,
-                boundary_bonus=self._config.boundary_bonus,
-            )
+            path = self._trace(words, num_samples)
+            confidence = path.confidence
+            if settled.carried_frames:
+                log_prob = settled.carried_log_prob + float(
+                    path.frame_log_probs[path.carried].sum()
+                )
+                confidence = probability(log_prob, settled.carried_frames + int(path.carried.sum()))
             readings[text] = Hypothesis(
                 text=text,
                 words=path.words,
-                confidence=path.confidence,
+                confidence=confidence,
                 score=score,
                 parts=self._parts(words, score),
             )
             if len(readings) == self._config.nbest:
                 break
         return list(readings.values())
+
+    def _check_open(self) -> None:
+        """Refuse to go on after the end."""
+        if self._finished:
+            raise ConfigError("the stream is finished: begin another one with Decoder.stream.")
+
+    def _trace(self, words: list[int], num_samples: int | None) -> WordPath:
+        """Find when words were said, in the frames that are kept."""
+        vocab = len(self._lexicon.alphabet)
+        if len(self._frames) != 1:
+            self._frames = [np.concatenate([np.zeros((0, vocab), np.float32), *self._frames])]
+        timing = self._timing
+        offset = timing.frame_offset_samples + self._settled.frames * timing.frame_stride_samples
+        return trace_words(
+            words,
+            self._lexicon,
+            self._frames[0],
+            replace(timing, frame_offset_samples=offset),
+            num_samples=num_samples,
+            boundary_bonus=self._config.boundary_bonus,
+        )
+
+    def _forget(self, words: list[int], path: WordPath) -> None:
+        """Let go of words that all histories begin with, and of their frames."""
+        settled, parts = self._settled, self._parts(words, 0.0, is_end=False)
+        frames = path.last_frames[len(words) - 1] + 1
+        carried = path.carried[:frames]
+        self._settled = _Settled(
+            frames=settled.frames + frames,
+            carried_frames=settled.carried_frames + int(carried.sum()),
+            carried_log_prob=settled.carried_log_prob
+            + float(path.frame_log_probs[:frames][carried].sum()),
+            words=parts.words,
+            lm=parts.lm,
+            unknown_words=parts.unknown_words,
+            hot_words=parts.hot_words,
+        )
+        self._frames = [self._frames[0][frames:].copy()]
+        histories = self._histories
+        kernel.collect(histories, self._beam, np.empty(len(histories.parent), np.int32))
+        # Histories are in order and those of the words are one line, so they come first.
+        used, depth = int(histories.used[0]), len(words)
+        for column in (histories.word, histories.state, histories.step):
+            column[: used - depth] = column[depth:used].copy()
+        for column in (histories.parent, histories.depth):
+            column[: used - depth] = column[depth:used] - depth
+        histories.parent[0] = histories.word[0] = -1
+        histories.used[0] = used - depth
+        self._beam.now.history[: int(self._beam.size[0])] -= depth
+        kernel.index_histories(histories)
 
     def _make_room(self, *, grow: bool) -> None:
         """Forget what is no longer needed; with `grow`, or if that is little, get more room."""
@@ -381,23 +490,23 @@ class LexiconStream:
             node = int(self._lexicon.trie.parent[node])
         return self._lexicon.alphabet.decode(symbols[::-1])
 
-    def _parts(self, words: list[int], score: float) -> ScoreParts:
-        """Say what a score is made of."""
-        config, lm = self._config, self._lm
-        lm_score = unknown_score = 0.0
+    def _parts(self, words: list[int], score: float, *, is_end: bool = True) -> ScoreParts:
+        """Say what a score is made of, settled words included."""
+        config, lm, settled = self._config, self._lm, self._settled
+        lm_score, unknown_score = settled.lm, settled.unknown_words
+        lm_state, state = _split_state(int(self._histories.state[0]))
         if lm is not None:
-            ids = np.append(self._lm_word[words], lm.end_id).astype(np.int32)
+            ids = np.append(self._lm_word[words], [lm.end_id] * is_end).astype(np.int32)
             log_probs = np.empty(len(ids))
-            score_ids(lm.tables, lm.start_state, ids, log_probs)
-            lm_score = config.lm_weight * float(log_probs.sum())
-            unknown = int((ids[:-1] == lm.unknown_id).sum())
-            unknown_score = unknown * config.unknown_score if unknown else 0.0
-        hot = float(self._hot.word_bonus[words].sum())
-        state = 0
+            score_ids(lm.tables, lm_state, ids, log_probs)
+            lm_score += config.lm_weight * float(log_probs.sum())
+            unknown = int((self._lm_word[words] == lm.unknown_id).sum())
+            unknown_score += unknown * config.unknown_score if unknown else 0.0
+        hot = settled.hot_words + float(self._hot.word_bonus[words].sum())
         for word in words:
             state = int(self._hot.phrases.next_state[state, self._hot.hot_word[word]])
             hot += float(self._hot.phrases.bonus[state])
-        bonus = len(words) * config.word_bonus
+        bonus = settled.words + len(words) * config.word_bonus
         return ScoreParts(
             acoustic=score - lm_score - bonus - unknown_score - hot,
             lm=lm_score,
@@ -416,6 +525,11 @@ _NO_TABLES = NgramTables(
     order=1,
 )
 """What the compiled search is given, and does not look at, where there is no language model."""
+
+
+def _split_state(state: int) -> tuple[int, int]:
+    """Return the states of the language model and of the hot phrases (`Histories.state`)."""
+    return state & ((1 << _HOT_STATE_BIT) - 1), state >> _HOT_STATE_BIT
 
 
 def _number_words(lexicon: Lexicon, lm: NgramModel | None) -> NDArray[np.int32]:

@@ -7,6 +7,7 @@ that writes the words of a lexicon only, see `unheard.decoding.lexicon_search`.
 With nothing pruned (`beam` as large as all texts, thresholds infinite), the result is exact.
 """
 
+import copy
 import logging
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from unheard.decoding import prefix_kernel as kernel
 from unheard.decoding.emissions import Emissions, FrameTiming
 from unheard.decoding.hot_words import build_matcher, spell
-from unheard.decoding.hypothesis import Hypothesis, ScoreParts
+from unheard.decoding.hypothesis import Hypothesis, ScoreParts, Word
 from unheard.decoding.lexicon import Lexicon
 from unheard.decoding.runs import (
     Runs,
@@ -235,6 +236,8 @@ class PrefixStream:
             symbol_threshold=float(config.symbol_threshold),
         )
         self._working = _allocate(self._limits, len(alphabet))
+        self._settled_frames = 0  # frames that carried a symbol of a settled word
+        self._settled_log_prob = 0.0  # of those frames
         self._finished = False
         kernel.begin(scoring, self._working)
 
@@ -276,13 +279,36 @@ class PrefixStream:
         self._check_open()
         best = self._symbols(kernel.best_prefix(self._working))
         stable = self._symbols(kernel.common_prefix(self._working))
-        groups = list(word_groups(stable, self._alphabet))
-        boundary = self._scoring.boundary
-        if groups and (boundary < 0 or stable[-1] != boundary):
-            stable = stable[: groups[-1][0]]
+        stable = stable[: self._whole_words(stable)]
         return Partial(
             text=text_of(best, self._alphabet), stable_text=text_of(stable, self._alphabet)
         )
+
+    def fork(self) -> "PrefixStream":
+        """Return a search of its own that goes on from here; this one does not notice."""
+        self._check_open()
+        other = copy.copy(self)
+        other._working = copy.deepcopy(self._working)
+        return other
+
+    def settle(self) -> tuple[Word, ...]:
+        """Hand out the words that no frame to come can change, and forget them.
+
+        Raises:
+            ConfigError: if the stream is finished.
+        """
+        self._check_open()
+        count = self._whole_words(self._symbols(kernel.common_prefix(self._working)))
+        if not count:
+            return ()
+        ends_in_boundary = self._scoring.boundary >= 0
+        runs = self._best_runs().head(count if ends_in_boundary else count + 1)
+        settled = self._sounding(runs)
+        reading = read_runs(settled, self._alphabet, self._timing, num_samples=None)
+        self._settled_frames += int(settled.frames.sum())
+        self._settled_log_prob += float(settled.log_probs.sum())
+        _forget(self._working, self._scoring, count)
+        return reading.words
 
     def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:
         """End the stream and return the n-best readings of all its frames, best first.
@@ -317,18 +343,21 @@ class PrefixStream:
         if self._finished:
             raise ConfigError("the stream is finished: begin another one with Decoder.stream.")
 
+    def _whole_words(self, symbols: list[int]) -> int:
+        """Count the symbols, from the start, of words that are whole, and of their boundaries."""
+        boundary = self._scoring.boundary
+        if boundary >= 0:
+            return max((n + 1 for n, symbol in enumerate(symbols) if symbol == boundary), default=0)
+        groups = list(word_groups(symbols, self._alphabet))
+        return groups[-1][0] if groups else 0
+
     def _advance(self, rows: NDArray[np.float64]) -> None:
         """Search a block of frames; sweep or enlarge the trees when they are full."""
         while True:
             rows = rows[kernel.advance(self._scoring, self._limits, self._working, rows) :]
             if not rows.shape[0]:
                 return
-            counts = self._working.counts
-            kernel.sweep(
-                self._working,
-                np.full(counts[kernel.PREFIXES], -1, np.int32),
-                np.full(counts[kernel.ENTRIES], -1, np.int32),
-            )
+            _sweep(self._working, self._scoring)
             self._working = _enlarge(self._working, self._limits)
 
     def _symbols(self, node: int) -> list[int]:
@@ -344,29 +373,13 @@ class PrefixStream:
         config = self._config
         node, entry, last, frames, words, unknown = numbers.tolist()
         acoustic, lm_score, hot_score, best_path, carried = scores.tolist()
-        symbols = np.array([self._scoring.boundary, *self._symbols(node)], np.int32)
-        runs = np.empty((len(symbols), 3), np.int32)
-        log_probs = np.empty(len(symbols))
-        runs[-1, 1:] = last, frames
-        log_probs[-1] = carried
-        kernel.write_runs(
-            self._working.entry_numbers, self._working.entry_carried, entry, runs, log_probs
-        )
-        sounding = slice(0 if runs[0, 2] else 1, None)
-        reading = read_runs(
-            Runs(
-                token_ids=symbols[sounding],
-                first_frames=runs[sounding, 0],
-                last_frames=runs[sounding, 1],
-                frames=runs[sounding, 2],
-                log_probs=log_probs[sounding],
-            ),
-            self._alphabet,
-            self._timing,
-            num_samples=num_samples,
-        )
-        confidence = reading.confidence
-        if confidence is None:
+        runs = self._sounding(self._runs(node, entry, last, frames, carried))
+        reading = read_runs(runs, self._alphabet, self._timing, num_samples=num_samples)
+        sounding = self._settled_frames + int(runs.frames.sum())
+        if sounding:
+            log_prob = self._settled_log_prob + float(runs.log_probs.sum())
+            confidence = probability(log_prob, sounding)
+        else:
             confidence = probability(best_path, self.frames)
         parts = ScoreParts(
             acoustic=acoustic,
@@ -382,6 +395,49 @@ class PrefixStream:
             score=parts.total,
             parts=parts,
         )
+
+    def _best_runs(self) -> Runs:
+        """Return the runs of the best path that writes the best prefix."""
+        side = self._working.counts[kernel.SIDE]
+        best = kernel.best_prefix(self._working)
+        slot = int(self._working.prefix_numbers[best, kernel.SLOT])
+        numbers = self._working.slot_numbers[side, slot]
+        scores = self._working.slot_scores[side, slot]
+        after_symbol = scores[kernel.N_BEST] > scores[kernel.B_BEST]
+        first = kernel.N_ENTRY if after_symbol else kernel.B_ENTRY
+        carried = scores[kernel.N_CARRIED if after_symbol else kernel.B_CARRIED]
+        entry, last, frames = numbers[first : first + 3].tolist()
+        return self._runs(best, entry, last, frames, float(carried))
+
+    def _runs(self, node: int, entry: int, last: int, frames: int, carried: float) -> Runs:
+        """Return the runs of a path: of boundaries before the first symbol, then of all symbols.
+
+        Args:
+            node: prefix that it writes.
+            entry: of its last symbol.
+            last: last frame of that symbol.
+            frames: number of its frames.
+            carried: log-probability of those.
+        """
+        symbols = np.array([self._scoring.boundary, *self._symbols(node)], np.int32)
+        runs = np.empty((len(symbols), 3), np.int32)
+        log_probs = np.empty(len(symbols))
+        runs[-1, 1:] = last, frames
+        log_probs[-1] = carried
+        kernel.write_runs(
+            self._working.entry_numbers, self._working.entry_carried, entry, runs, log_probs
+        )
+        return Runs(
+            token_ids=symbols,
+            first_frames=runs[:, 0],
+            last_frames=runs[:, 1],
+            frames=runs[:, 2],
+            log_probs=log_probs,
+        )
+
+    def _sounding(self, runs: Runs) -> Runs:
+        """Leave out the boundaries before the first symbol, where there are none."""
+        return runs if runs.frames[0] else runs.tail(1)
 
 
 _NO_TABLES = NgramTables(
@@ -480,6 +536,57 @@ def _allocate(limits: kernel.Limits, vocab: int) -> kernel.Working:
         crowds=np.empty(beam, np.int32),
         counts=np.zeros(6, np.int64),
     )
+
+
+def _sweep(working: kernel.Working, scoring: kernel.Scoring) -> None:
+    """Drop what no slot needs from both trees."""
+    counts = working.counts
+    slots = working.slot_numbers[counts[kernel.SIDE], : counts[kernel.SLOTS]]
+    # After a boundary there is one path, in the place of the blank; the other place is not kept up.
+    last = slots[:, kernel.LAST_SYMBOL]
+    slots[(last < 0) | (last == scoring.boundary), kernel.N_ENTRY] = -1
+    kernel.sweep(
+        working,
+        np.full(counts[kernel.PREFIXES], -1, np.int32),
+        np.full(counts[kernel.ENTRIES], -1, np.int32),
+    )
+
+
+def _forget(working: kernel.Working, scoring: kernel.Scoring, depth: int) -> None:
+    """Make the prefix at `depth`, which all slots have in common, the root of both trees.
+
+    If it ends in a boundary, the frames of that are now boundaries before the first symbol.
+    """
+    _sweep(working, scoring)
+    counts, numbers, entries = working.counts, working.prefix_numbers, working.entry_numbers
+    slots = working.slot_numbers[counts[kernel.SIDE], : counts[kernel.SLOTS]]
+    for slot in slots:
+        further = int(numbers[slot[kernel.NODE], kernel.DEPTH]) - depth
+        for column in (kernel.B_ENTRY, kernel.N_ENTRY):
+            entry = int(slot[column])
+            if further == 0:
+                slot[column] = -1
+            if further == 0 or entry < 0:
+                continue
+            for _ in range(further - 1):
+                entry = int(entries[entry, kernel.BEFORE])
+            entries[entry, kernel.BEFORE] = -1
+            if scoring.boundary < 0:
+                entries[entry, kernel.BEFORE_FRAMES] = 0
+                working.entry_carried[entry] = 0.0
+    # Prefixes are in order and those before the new root are one line, so they come first.
+    count = int(counts[kernel.PREFIXES])
+    kept = count - depth
+    numbers[:kept] = numbers[depth:count].copy()
+    working.prefix_scores[:kept] = working.prefix_scores[depth:count].copy()
+    for column in (kernel.PARENT, kernel.CHILD, kernel.SIBLING):
+        links = numbers[:kept, column]
+        links[links >= 0] -= depth
+    numbers[0, [kernel.PARENT, kernel.SIBLING]] = -1
+    numbers[:kept, kernel.DEPTH] -= depth
+    slots[:, kernel.NODE] -= depth
+    counts[kernel.PREFIXES] = kept
+    _sweep(working, scoring)
 
 
 def _enlarge(working: kernel.Working, limits: kernel.Limits) -> kernel.Working:

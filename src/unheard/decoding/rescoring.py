@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unheard.decoding.emissions import Emissions, FrameTiming
-from unheard.decoding.hypothesis import Hypothesis
+from unheard.decoding.hypothesis import Hypothesis, Word
 from unheard.decoding.rescore import RescoreConfig, SentenceScorer, rescore, rescore_many
 from unheard.decoding.search import Decoder, Partial, SearchStream
 
@@ -70,6 +70,14 @@ class _RescoringStream:
     def partial(self) -> Partial:
         """Return the best reading so far; nothing is stable, since the order may change."""
         return Partial(text=self._stream.partial().text, stable_text="")
+
+    def fork(self) -> SearchStream:
+        """Return a search of its own that goes on from here."""
+        return _RescoringStream(self._stream.fork(), self._decoder)
+
+    def settle(self) -> tuple[Word, ...]:
+        """Hand out nothing: the second model may prefer other words at the end."""
+        return ()
 
     def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:
         """End the stream and return its readings in their new order."""

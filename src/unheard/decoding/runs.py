@@ -3,7 +3,8 @@
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,24 @@ class Runs:
     last_frames: NDArray[np.integer]
     frames: NDArray[np.integer]
     log_probs: NDArray[np.float64]
+
+    def head(self, count: int) -> Self:
+        """Return the first `count` of them."""
+        return self._part(slice(count))
+
+    def tail(self, start: int) -> Self:
+        """Return all from number `start` on."""
+        return self._part(slice(start, None))
+
+    def _part(self, part: slice) -> Self:
+        return replace(
+            self,
+            token_ids=self.token_ids[part],
+            first_frames=self.first_frames[part],
+            last_frames=self.last_frames[part],
+            frames=self.frames[part],
+            log_probs=self.log_probs[part],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unheard.decoding.emissions import Emissions, FrameTiming
-from unheard.decoding.hypothesis import Hypothesis
+from unheard.decoding.hypothesis import Hypothesis, Word
 from unheard.errors import ConfigError
 
 HOT_WORD_BONUS = 10.0
@@ -199,6 +199,27 @@ class SearchStream(Protocol):
 
     def partial(self) -> Partial:
         """Return the best reading so far."""
+        ...
+
+    def fork(self) -> "SearchStream":
+        """Return a search of its own that goes on from here; this one does not notice."""
+        ...
+
+    def settle(self) -> tuple[Word, ...]:
+        """Hand out words that no frame to come can change, and forget them.
+
+        The texts of all words that were handed out, and then of those that `finish` returns, are
+        the text of one search that never settled. So a search without end needs no more memory
+        than the words that are still open. Confidence and score of `finish` remain those of all
+        frames. Times are the best ones by the frames so far.
+
+        Returns:
+            The next words of the recording, maybe none, with times in the whole of it. A word
+            is certain only with what follows it: the last one is not among them.
+
+        Raises:
+            ConfigError: if the stream is finished.
+        """
         ...
 
     def finish(self, *, num_samples: int | None = None) -> list[Hypothesis]:

@@ -72,12 +72,18 @@ class WordPath:
     Attributes:
         words: with times and confidence.
         confidence: of all symbols; of the blanks where there are none; 0 without frames.
-        log_prob: of the path [nats].
+        log_prob: of the path [nats]; minus infinity where there is none.
+        last_frames: where each word ends, that frame included; none without a path.
+        carried: bool (frames,), whether the frame carries a symbol.
+        frame_log_probs: float64 (frames,), log-probability of what the path writes there [nats].
     """
 
     words: tuple[Word, ...]
     confidence: float
     log_prob: float
+    last_frames: tuple[int, ...]
+    carried: NDArray[np.bool_]
+    frame_log_probs: NDArray[np.float64]
 
 
 def trace_words(
@@ -123,7 +129,14 @@ def trace_words(
             Word(text=lexicon.words[word], start_seconds=end, end_seconds=end, confidence=0.0)
             for word in words
         )
-        return WordPath(words=nowhere, confidence=0.0, log_prob=score)
+        return WordPath(
+            words=nowhere,
+            confidence=0.0,
+            log_prob=score,
+            last_frames=(),
+            carried=np.zeros(frames, np.bool_),
+            frame_log_probs=np.zeros(frames),
+        )
     symbols = np.where(carries, states.symbol[state], blank)
     chosen = log_probs[np.arange(frames), symbols].astype(np.float64)
     said = np.flatnonzero(carries & (states.word[state] >= 0))
@@ -145,6 +158,9 @@ def trace_words(
         words=timed,
         confidence=probability(float(counted.sum()), len(counted)),
         log_prob=score,
+        last_frames=tuple(frame[stop - 1] for stop in stops),
+        carried=carries,
+        frame_log_probs=chosen,
     )
 
 
