@@ -1,0 +1,344 @@
+"""A CTC network laid out for a CPU: the numbers of `models/`, in another order.
+
+What differs from the plain network, and why it gives the same:
+
+- No padding is ever computed. The convolutions and attention run on each recording by itself, the
+  linear layers on the frames of all recordings below each other. So a result cannot depend on the
+  batch, and `padding="zeros"` is a recording with zeros behind it.
+- The convolutions run in stretches of some seconds, whose values stay in the cache of the
+  processor. The group norm needs the mean and variance of the first convolution over the whole
+  recording; both follow from the mean and covariance of its ten taps, before it is computed. So it
+  becomes a factor on its weights (`first_conv_statistics`).
+- The first convolution splits sound and weights into a bfloat16 and what that rounds away; their
+  three products fit one matrix product of 30 taps, and cost what one of ten costs.
+- Query, key and value are one product; the scale of attention is in the weights of the query.
+- Attention takes as many frames at a time as fit into cache, in explicit matrix products.
+- Biases, residuals and GELUs are added by the products themselves (`inference.products`).
+
+In bfloat16 the values between layers are bfloat16; sums, norms' statistics, the softmax of the
+output and its head are float32, and so is what the layers of a `norm_first` network add up.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unheard.inference.products import GroupedConv, Linear, StridedConv
+from unheard.models.ctc import CtcModel
+from unheard.models.feature_encoder import ChannelNorm, ConvBlock, FeatureEncoder, TimeNorm
+from unheard.models.transformer import LanguageAdapter, Transformer, TransformerLayer
+
+STRETCH_FRAMES = 100
+"""Output frames of the convolutions computed at a time; their values fit the cache."""
+SCORE_BYTES = 1_500_000
+"""Attention scores computed at a time [bytes]: what the caches of two cores hold."""
+
+
+class CpuNetwork:
+    """Encoder and head, ready to run; holds its own copy of the weights."""
+
+    def __init__(self, model: CtcModel, *, dtype: torch.dtype) -> None:
+        """Lay out the weights of a model.
+
+        Args:
+            model: the network; later changes to its weights are not seen.
+            dtype: of the matrix products, float32 or bfloat16.
+        """
+        encoder = model.encoder
+        self.config = model.config
+        self.dtype = dtype
+        with torch.inference_mode():
+            self._features = _Features(encoder.feature_encoder, dtype=dtype)
+            self._feature_norm = _Norm(encoder.feature_norm)
+            self._projection = Linear(
+                encoder.projection.weight, encoder.projection.bias, dtype=dtype
+            )
+            self._transformer = _Transformer(encoder.transformer, dtype=dtype)
+            self._head = Linear(model.head.weight, model.head.bias, dtype=torch.float32)
+
+    def log_probs(self, batch: list[tuple[NDArray[np.float32], int]]) -> list[Tensor]:
+        """Run recordings.
+
+        Args:
+            batch: of each the samples (samples,), normalised, and how many of its frames the
+                Transformer sees, at least one.
+
+        Returns:
+            Of each (frames, vocab) natural log-probabilities, float32.
+        """
+        features = [
+            self._features(torch.from_numpy(samples))[:frames] for samples, frames in batch
+        ]
+        rows = features[0] if len(features) == 1 else torch.cat(features)
+        del features
+        rows = self._projection(self._feature_norm(rows))
+        rows = self._transformer(rows, [frames for _, frames in batch])
+        logits = self._head(rows.float())
+        return list(torch.log_softmax(logits, dim=-1).split([frames for _, frames in batch]))
+
+
+class _Features:
+    """The convolutions, on one recording."""
+
+    def __init__(self, encoder: FeatureEncoder, *, dtype: torch.dtype) -> None:
+        blocks = [block for block in encoder.blocks if isinstance(block, ConvBlock)]
+        self.first = _FirstConv(blocks[0], dtype=dtype)
+        self.rest = [_Conv(block, dtype=dtype) for block in blocks[1:]]
+        stride, field = 1, 1
+        for block in blocks:
+            field += (block.kernel - 1) * stride
+            stride *= block.stride
+        self.stride, self.field = stride, field
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Turn samples (samples,) into (frames, channels)."""
+        run_first = self.first.prepare(samples)
+        frames = (samples.shape[0] - self.field) // self.stride + 1
+        stretches: list[Tensor] = []
+        for start in range(0, frames, STRETCH_FRAMES):
+            count = min(STRETCH_FRAMES, frames - start)
+            begin = start * self.stride
+            values = run_first(begin, begin + (count - 1) * self.stride + self.field)
+            for conv in self.rest:
+                values = conv(values)
+            stretches.append(values)
+        return stretches[0] if len(stretches) == 1 else torch.cat(stretches)
+
+
+class _FirstConv:
+    """The convolution over samples, its norm and its GELU."""
+
+    def __init__(self, block: ConvBlock, *, dtype: torch.dtype) -> None:
+        self.kernel, self.stride = block.kernel, block.stride
+        self.dtype = dtype
+        self.weight = block.weight.detach()[:, 0].clone()  # (channels, kernel)
+        self.bias = None if block.bias is None else block.bias.detach().clone()
+        self.time_norm = block.norm if isinstance(block.norm, TimeNorm) else None
+        self.channel_norm = _Norm(block.norm) if isinstance(block.norm, ChannelNorm) else None
+
+    def prepare(self, samples: Tensor) -> "_FirstConvOf":
+        """Take in all samples of a recording, for the statistics of its norm."""
+        weight, bias, offset = self.weight, self.bias, 0.0
+        if self.time_norm is not None:
+            offset = float(samples.mean(dtype=torch.float64))
+            weight, bias = fold_time_norm(
+                samples, weight, self.time_norm, stride=self.stride, offset=offset
+            )
+        return _FirstConvOf(self, samples - offset if offset else samples, weight, bias)
+
+
+class _FirstConvOf:
+    """The first convolution with the weights that one recording's statistics give."""
+
+    def __init__(
+        self, conv: _FirstConv, samples: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> None:
+        self.conv = conv
+        split = conv.dtype != torch.float32
+        self.parts = [samples]
+        weights = [weight]
+        if split:
+            high = samples.to(conv.dtype)
+            low = (samples - high.float()).to(conv.dtype)
+            weight_high = weight.to(conv.dtype).float()
+            self.parts = [high, low, high]
+            weights = [weight_high, weight_high, weight - weight_high]
+        self.product = Linear(
+            torch.cat(weights, dim=1),
+            bias,
+            dtype=conv.dtype,
+            after="none" if conv.channel_norm is not None else "gelu",
+        )
+
+    def __call__(self, begin: int, end: int) -> Tensor:
+        """Convolve samples `begin` to `end`, (time, channels)."""
+        steps = (end - begin - self.conv.kernel) // self.conv.stride + 1
+        shape, strides = (steps, self.conv.kernel), (self.conv.stride, 1)
+        rows = torch.cat([part.as_strided(shape, strides, begin) for part in self.parts], dim=1)
+        values = self.product(rows)
+        if self.conv.channel_norm is None:
+            return values
+        return F.gelu(self.conv.channel_norm(values))
+
+
+def fold_time_norm(
+    samples: Tensor, weight: Tensor, norm: TimeNorm, *, stride: int, offset: float
+) -> tuple[Tensor, Tensor]:
+    """Make a norm over time part of the weights of the convolution over samples before it.
+
+    A channel's value is its weights times the taps under it. So its mean over time is its weights
+    times the mean of the taps, its variance is the weights on both sides of their covariance. A
+    bias of the convolution shifts value and mean alike, and is not needed.
+
+    Args:
+        samples: (samples,) of the recording.
+        weight: (channels, kernel).
+        norm: the norm.
+        stride: step of the convolution.
+        offset: what is subtracted from the samples before they are convolved.
+
+    Returns:
+        weight (channels, kernel) and bias (channels,) with which the convolution gives normed
+        values, float32.
+    """
+    kernel = weight.shape[1]
+    steps = (samples.shape[0] - kernel) // stride + 1
+    taps = (samples.double() - offset).as_strided((steps, kernel), (stride, 1))
+    mean = taps.mean(dim=0)
+    covariance = taps.t() @ taps / steps - torch.outer(mean, mean)
+    wide = weight.double()
+    variance = ((wide @ covariance) * wide).sum(dim=1).clamp_min(0)
+    scale = norm.weight.double() * torch.rsqrt(variance + norm.epsilon)
+    folded = wide * scale[:, None]
+    return folded.float(), (norm.bias.double() - folded @ mean).float()
+
+
+class _Conv:
+    """A later convolution with its norm and GELU."""
+
+    def __init__(self, block: ConvBlock, *, dtype: torch.dtype) -> None:
+        self.norm = _Norm(block.norm) if isinstance(block.norm, ChannelNorm) else None
+        self.conv = StridedConv(
+            block.weight,
+            block.bias,
+            stride=block.stride,
+            dtype=dtype,
+            after="gelu" if self.norm is None else "none",
+        )
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        values = self.conv(frames)
+        return values if self.norm is None else F.gelu(self.norm(values))
+
+
+class _Norm:
+    """A layer norm over channels: statistics in float32, result in the type of what comes in."""
+
+    def __init__(self, norm: torch.nn.LayerNorm | ChannelNorm) -> None:
+        self.weight = norm.weight.detach().float().clone()
+        self.bias = norm.bias.detach().float().clone()
+        self.epsilon = norm.eps if isinstance(norm, torch.nn.LayerNorm) else norm.epsilon
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return F.layer_norm(rows, (rows.shape[-1],), self.weight, self.bias, self.epsilon)
+
+
+class _Transformer:
+    """Positional convolution and layers, on the frames of all recordings below each other."""
+
+    def __init__(self, transformer: Transformer, *, dtype: torch.dtype) -> None:
+        positional = transformer.positional
+        self.dtype = dtype
+        self.norm_first = transformer.norm_first
+        self.positional = GroupedConv(
+            positional.kernel_weight(),
+            positional.bias,
+            groups=positional.groups,
+            dtype=dtype,
+            after="gelu",
+        )
+        self.norm = _Norm(transformer.norm)
+        self.layers = [
+            _Layer(layer, dtype=dtype)
+            for layer in transformer.layers
+            if isinstance(layer, TransformerLayer)
+        ]
+
+    def __call__(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """Put frames (rows, dim) into context; `counts` [frames] of each recording."""
+        position = [self.positional(part) for part in rows.split(counts)]
+        rows = rows + (position[0] if len(position) == 1 else torch.cat(position))
+        if self.norm_first:
+            rows = rows.float()
+        else:
+            rows = self.norm(rows)
+        for layer in self.layers:
+            rows = layer(rows, counts)
+        return self.norm(rows) if self.norm_first else rows
+
+
+class _Layer:
+    """Self-attention and feed-forward, each with a residual and a norm."""
+
+    def __init__(self, layer: TransformerLayer, *, dtype: torch.dtype) -> None:
+        attention = layer.attention
+        self.dtype = dtype
+        self.norm_first = layer.norm_first
+        self.heads = attention.heads
+        scale = (attention.query.in_features // attention.heads) ** -0.5
+        self.joined = Linear(
+            torch.cat(
+                [attention.query.weight * scale, attention.key.weight, attention.value.weight]
+            ),
+            torch.cat([attention.query.bias * scale, attention.key.bias, attention.value.bias]),
+            dtype=dtype,
+        )
+        self.output = Linear(attention.output.weight, attention.output.bias, dtype=dtype)
+        self.attention_norm = _Norm(layer.attention_norm)
+        self.inner = Linear(layer.inner.weight, layer.inner.bias, dtype=dtype, after="gelu")
+        self.outer = Linear(layer.outer.weight, layer.outer.bias, dtype=dtype)
+        self.ffn_norm = _Norm(layer.ffn_norm)
+        self.adapter = None if layer.adapter is None else _Adapter(layer.adapter, dtype=dtype)
+
+    def __call__(self, rows: Tensor, counts: list[int]) -> Tensor:
+        if not self.norm_first:
+            heard = self._attend(rows, counts)
+            rows = self.attention_norm(self.output.added_to(rows, heard))
+            return self.ffn_norm(self.outer.added_to(rows, self.inner(rows)))
+        heard = self._attend(self.attention_norm(rows).to(self.dtype), counts)
+        rows = self.output.added_to(rows, heard)
+        hidden = self.inner(self.ffn_norm(rows).to(self.dtype))
+        rows = self.outer.added_to(rows, hidden)
+        return rows if self.adapter is None else self.adapter(rows)
+
+    def _attend(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """Self-attention within each recording, before the output product: (rows, dim)."""
+        joined = self.joined(rows)
+        heard = torch.empty_like(rows)
+        start = 0
+        for count in counts:
+            stop = start + count
+            attend(joined[start:stop], heard[start:stop], heads=self.heads)
+            start = stop
+        return heard
+
+
+class _Adapter:
+    """A language adapter."""
+
+    def __init__(self, adapter: LanguageAdapter, *, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.norm = _Norm(adapter.norm)
+        self.down = Linear(adapter.down.weight, adapter.down.bias, dtype=dtype, after="relu")
+        self.up = Linear(adapter.up.weight, adapter.up.bias, dtype=dtype)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.up.added_to(rows, self.down(self.norm(rows).to(self.dtype)))
+
+
+def attend(joined: Tensor, heard: Tensor, *, heads: int) -> None:
+    """Self-attention over the frames of one recording, in stretches that fit into cache.
+
+    Args:
+        joined: (frames, 3 * dim), query (already scaled), key and value side by side.
+        heard: (frames, dim), written to.
+        heads: of the attention; head h owns the h-th stretch of each dim.
+    """
+    frames = joined.shape[0]
+    # (frames, 3 * dim) -> (3, heads, frames, head_dim)
+    query, key, value = joined.view(frames, 3, heads, -1).permute(1, 2, 0, 3)
+    result = heard.view(frames, heads, -1).transpose(0, 1)
+    head_bytes = frames * frames * joined.element_size()
+    together = max(1, min(heads, SCORE_BYTES // head_bytes))
+    rows = frames
+    if head_bytes > SCORE_BYTES:
+        rows = max(1, SCORE_BYTES // (frames * joined.element_size()))
+    for head in range(0, heads, together):
+        several = slice(head, head + together)
+        keys, values = key[several].transpose(1, 2), value[several]
+        for row in range(0, frames, rows):
+            scores = torch.matmul(query[several, row : row + rows], keys)
+            torch.softmax(scores, dim=-1, out=scores)
+            result[several, row : row + rows] = torch.matmul(scores, values)
