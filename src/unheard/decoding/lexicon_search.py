@@ -422,7 +422,7 @@ class LexiconStream:
         kernel.collect(histories, self._beam, np.empty(len(histories.parent), np.int32))
         # Histories are in order and those of the words are one line, so they come first.
         used, depth = int(histories.used[0]), len(words)
-        for column in (histories.word, histories.state, histories.step):
+        for column in (histories.word, histories.state, histories.step, histories.given):
             column[: used - depth] = column[depth:used].copy()
         for column in (histories.parent, histories.depth):
             column[: used - depth] = column[depth:used] - depth

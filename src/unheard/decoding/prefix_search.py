@@ -517,8 +517,8 @@ def _allocate(limits: kernel.Limits, vocab: int) -> kernel.Working:
     beam, candidates = limits.beam, limits.candidates
     room = max(_LEAST_ROOM, 32 * beam)
     return kernel.Working(
-        prefix_numbers=np.empty((room, 12), np.int32),
-        prefix_scores=np.empty((room, 5)),
+        prefix_numbers=np.empty((room, 13), np.int32),
+        prefix_scores=np.empty((room, 6)),
         entry_numbers=np.empty((room, 4), np.int32),
         entry_carried=np.empty(room),
         slot_numbers=np.empty((2, beam, 8), np.int32),
