@@ -19,6 +19,7 @@ from unheard.decoding.runs import (
     boundary_ids,
     probability,
     read_runs,
+    separator,
     text_of,
     word_groups,
 )
@@ -103,6 +104,11 @@ class GreedyStream:
         self._pieces: list[_BestFrames] = []
         self._settled = _Settled()
         self._finished = False
+
+    @property
+    def separator(self) -> str:
+        """What is written between two words."""
+        return separator(self._alphabet)
 
     def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
         """Take further frames (frames, vocab), natural log-probabilities; any number, even 0.

@@ -245,6 +245,11 @@ class LexiconStream:
         self._settled = _Settled()
         self._finished = False
 
+    @property
+    def separator(self) -> str:
+        """What is written between two words."""
+        return self._lexicon.separator
+
     def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
         """Take further frames (frames, vocab), natural log-probabilities; any number, even 0.
 

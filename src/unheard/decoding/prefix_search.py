@@ -28,6 +28,7 @@ from unheard.decoding.runs import (
     is_mark,
     probability,
     read_runs,
+    separator,
     text_of,
     word_groups,
 )
@@ -240,6 +241,11 @@ class PrefixStream:
         self._settled_log_prob = 0.0  # of those frames
         self._finished = False
         kernel.begin(scoring, self._working)
+
+    @property
+    def separator(self) -> str:
+        """What is written between two words."""
+        return separator(self._alphabet)
 
     @property
     def frames(self) -> int:

@@ -63,6 +63,11 @@ class _RescoringStream:
         self._stream = stream
         self._decoder = decoder
 
+    @property
+    def separator(self) -> str:
+        """What is written between two words."""
+        return self._stream.separator
+
     def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
         """Take further frames."""
         self._stream.feed(log_probs)

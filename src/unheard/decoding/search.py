@@ -188,6 +188,11 @@ class Partial:
 class SearchStream(Protocol):
     """A search under way: frames go in as they come, and the end is that of the whole."""
 
+    @property
+    def separator(self) -> str:
+        """What is written between two words."""
+        ...
+
     def feed(self, log_probs: Tensor | NDArray[np.floating]) -> None:
         """Take further frames (frames, vocab), natural log-probabilities; any number, even 0.
 
