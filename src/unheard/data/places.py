@@ -57,6 +57,38 @@ def open_place(source: str | os.PathLike[str]) -> Place:
     return RemotePlace(str(source)) if is_url(source) else LocalPlace(Path(source))
 
 
+def open_system(url: str, *, remembers_listings: bool = True) -> tuple[Any, str]:
+    """Connect to what an address names.
+
+    Args:
+        url: such as "s3://bucket/shards".
+        remembers_listings: keep what folders hold; without, memory does not grow with what is
+            listed, and what others write is seen.
+
+    Returns:
+        A file system of fsspec, and the path of the address in it.
+
+    Raises:
+        ConfigError: if the address needs a package that is missing, or cannot be understood.
+        MissingExtraError: if fsspec is missing.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except (ImportError, OSError) as error:
+        raise MissingExtraError(
+            "fsspec", extra="remote", purpose=f"Reading {printable(url)}"
+        ) from error
+    # In a chain such as "filecache::s3://", options belong to one link by name.
+    options = {} if remembers_listings or "::" in url else {"use_listings_cache": False}
+    try:
+        return url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{printable(url)} cannot be opened: {error}. fsspec needs a package of its own "
+            "for each kind of address: s3fs for s3://, gcsfs for gs://, adlfs for abfs://."
+        ) from error
+
+
 def checked_name(name: str) -> str:
     """Refuse a name that leads out of its place.
 
@@ -132,20 +164,7 @@ class RemotePlace:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise MissingExtraError(
-                "fsspec", extra="remote", purpose=f"Reading {printable(url)}"
-            ) from error
-        try:
-            self._system: Any
-            self._system, root = url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(
-                f"{printable(url)} cannot be opened: {error}. fsspec needs a package of its own "
-                "for each kind of address: s3fs for s3://, gcsfs for gs://, adlfs for abfs://."
-            ) from error
+        self._system, root = open_system(self.url)
         self._root = root.rstrip("/")
 
     def files(self, suffix: str) -> dict[str, int]:

@@ -297,8 +297,7 @@ def read_source(source: Source, engine: Engine, whole_seconds: float) -> Wavefor
             sample_rate=rate,
             warnings=source.audio.warnings,
         )
-    can_reopen = isinstance(source.audio, str | os.PathLike | bytes | bytearray | memoryview)
-    if not source.is_whole or not can_reopen:
+    if not source.is_whole or not _can_reopen(source.audio):
         return io.read(
             source.audio,
             sample_rate=rate,
@@ -314,6 +313,14 @@ def read_source(source: Source, engine: Engine, whole_seconds: float) -> Wavefor
                 return LongRecording(audio=source.audio)
         samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
         return Waveform(samples=samples, sample_rate=rate, warnings=stream.warnings)
+
+
+def _can_reopen(audio: AudioSource) -> bool:
+    """Whether a recording can be read a second time: a file object that can go back can."""
+    if isinstance(audio, str | os.PathLike | bytes | bytearray | memoryview):
+        return True
+    seekable = getattr(audio, "seekable", None)
+    return callable(seekable) and bool(seekable())
 
 
 def _heard(

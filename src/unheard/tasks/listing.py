@@ -81,11 +81,8 @@ def list_recordings(
     Raises:
         ConfigError: if the shard is out of range.
     """
-    if shard is not None and not 1 <= shard[0] <= shard[1]:
-        raise ConfigError(
-            f"A shard must be i/n with 1 <= i <= n, got {shard[0]}/{shard[1]}. "
-            "The first of four parts is 1/4."
-        )
+    if shard is not None:
+        _check_shard(*shard)
     excluded = None if exclude is None else os.path.realpath(exclude)
     folders = [path for path in paths if Path(path).is_dir()]
     found: list[_Found] = []
@@ -98,20 +95,46 @@ def list_recordings(
         prefix = Path(absolute).name if len(folders) > 1 else ""
         found.extend(_walk(absolute, prefix=prefix, excluded=excluded, visited=set()))
     if shard is not None:
-        found = [one for one in found if _part(one.name, shard[1]) == shard[0] - 1]
+        found = [one for one in found if part_of(one.name, shard[1]) == shard[0] - 1]
     return _deduplicate(found)
+
+
+def walk_recordings(
+    folder: str | os.PathLike[str], *, exclude: str | os.PathLike[str] | None = None
+) -> Iterator[Listed]:
+    """List the recordings of one folder and all under it, one after the other.
+
+    As `list_recordings`, in memory that does not grow with their number: two links to one file
+    are two recordings here.
+
+    Args:
+        folder: the folder.
+        exclude: a folder that is not looked into.
+    """
+    excluded = None if exclude is None else os.path.realpath(exclude)
+    root = os.path.abspath(folder)  # noqa: PTH100 (Path.absolute keeps "..")
+    for found in _walk(root, prefix="", excluded=excluded, visited=set()):
+        yield _listed(found)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Read a shard such as "1/4", the first of four parts.
 
     Raises:
-        ConfigError: if it is not of that form.
+        ConfigError: if it is not of that form, or there is no such part.
     """
     first, slash, parts = text.partition("/")
     if not (slash and first.isdecimal() and parts.isdecimal()):
         raise ConfigError(f'A shard must be i/n, such as 1/4, got "{text}".')
-    return int(first), int(parts)
+    shard = int(first), int(parts)
+    _check_shard(*shard)
+    return shard
+
+
+def part_of(name: str, parts: int) -> int:
+    """Say which of `parts` parts a name belongs to: 0 .. parts - 1."""
+    value = hashlib.sha256(os.fsencode(fold_name(name))).digest()[:8]
+    return int.from_bytes(value, "big") % parts
 
 
 def shorten_name(name: str) -> str:
@@ -131,6 +154,15 @@ def fold_name(name: str) -> str:
 def digest(text: str) -> str:
     """Eight hexadecimal digits that stand for a path."""
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def _check_shard(part: int, parts: int) -> None:
+    """Refuse a part that there is not."""
+    if not 1 <= part <= parts:
+        raise ConfigError(
+            f"A shard must be i/n with 1 <= i <= n, got {part}/{parts}. "
+            "The first of four parts is 1/4."
+        )
 
 
 def _walk(root: str, *, prefix: str, excluded: str | None, visited: set[str]) -> Iterator[_Found]:
@@ -223,9 +255,3 @@ def _listed(found: _Found) -> Listed:
         modified_ns=modified_ns,
         error=found.error,
     )
-
-
-def _part(name: str, parts: int) -> int:
-    """The part of a name among `parts`: 0 .. parts - 1."""
-    value = hashlib.sha256(os.fsencode(fold_name(name))).digest()[:8]
-    return int.from_bytes(value, "big") % parts
