@@ -29,7 +29,7 @@ LIGHT = (
 )
 
 # Forks a fresh child for each module, so that one module's imports cannot help the next; the
-# parent has loaded torch where the modules need it anyway, or each child would pay for it.
+# parent has loaded what most modules need anyway, or each child would pay for it.
 EACH_ALONE = """
 import importlib, os, sys, traceback
 for name in {blocked!r}:
@@ -70,11 +70,12 @@ def _import_each(
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.timeout(600)  # a child for each module: 15 s of processor, minutes on a busy machine
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_every_module_imports_alone_without_extras_and_peers() -> None:
     modules = _modules()
     assert len(modules) > 40
-    _import_each(modules, blocked=(*EXTRAS, *PEERS), warm="import torch", heavy=[])
+    _import_each(modules, blocked=(*EXTRAS, *PEERS), warm="import torch, numba, av", heavy=[])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
