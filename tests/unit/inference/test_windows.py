@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,9 +27,13 @@ def blind_attention(bundle):
 def test_windows_equal_the_whole_when_frames_see_no_further_than_the_context():
     bundle = blind_attention(make_bundle(conv_norm="layer", normalize=False))
     engine = Engine(bundle)
-    samples = make_sound(np.random.default_rng(0), seconds=11.237)
+    samples = make_sound(np.random.default_rng(0), seconds=11.237) * make_syllables(11.237)
     (whole,) = engine.log_probs([samples])
     plan = plan_for(engine, window_seconds=3.0, context_seconds=0.5)
+    assert all(
+        plan.num_frames(window.samples.shape[0]) == window.keep_stop + plan.context_frames
+        for window in list(cut_windows([samples], plan))[:-1]
+    )
     stitched = torch.cat(list(stream_log_probs(engine, [samples], plan)))
     assert stitched.shape == whole.shape
     assert (stitched - whole).abs().max() < 1e-4
@@ -85,5 +91,64 @@ def test_a_fault_in_the_recording_comes_through():
 def test_windows_without_a_middle_are_refused():
     with pytest.raises(ConfigError, match="twice its context"):
         WindowPlan(
-            window_frames=10, context_frames=5, stride_samples=320, receptive_field_samples=400
+            window_frames=12,
+            context_frames=5,
+            search_frames=2,
+            stride_samples=320,
+            receptive_field_samples=400,
+            sample_rate=16_000,
         )
+
+
+def test_a_window_without_sound_is_blank_and_not_run(monkeypatch):
+    engine = Engine(make_bundle())
+    generator = np.random.default_rng(3)
+    sound = make_sound(generator, seconds=13.0) * make_syllables(13.0)
+    hiss = 0.003 * generator.normal(size=24 * 16_000).astype(np.float32)
+    run = []
+    log_probs = engine.log_probs
+    monkeypatch.setattr(
+        engine, "log_probs", lambda batch: run.extend(map(len, batch)) or log_probs(batch)
+    )
+    plan = plan_for(engine)
+    stitched = torch.cat(list(stream_log_probs(engine, [sound, hiss, sound], plan)))
+    assert stitched.shape[0] == plan.num_frames(50 * 16_000)
+    assert sum(run) < 44 * 16_000
+    assert torch.allclose(stitched.exp().sum(dim=-1), torch.ones(stitched.shape[0]))
+    middle = stitched[25 * 50 : 30 * 50]
+    assert (middle.argmax(dim=-1) == engine.alphabet.blank_id).all()
+    # The same model does write something there when it is asked to.
+    (heard,) = log_probs([hiss[10 * 16_000 : 20 * 16_000]])
+    assert (heard.argmax(dim=-1) != engine.alphabet.blank_id).any()
+
+
+def test_emissions_without_an_alphabet_run_silence_too():
+    bundle = replace(make_bundle(), alphabet=None)
+    engine = Engine(bundle, writes_text=False)
+    hiss = 0.003 * np.random.default_rng(3).normal(size=30 * 16_000).astype(np.float32)
+    parts = list(stream_log_probs(engine, [hiss], plan_for(engine)))
+    assert all((part.exp() < 0.999).any() for part in parts)
+
+
+def test_seams_lie_in_pauses():
+    bundle = make_bundle()
+    plan = plan_windows(bundle.encoder_config, sample_rate=16_000)
+    generator = np.random.default_rng(5)
+    sound = make_sound(generator, seconds=60.0) * make_syllables(60.0)
+    pauses = np.arange(5.0, 58.0, 5.3)
+    for start in pauses:
+        sound[round(start * 16_000) : round((start + 0.4) * 16_000)] *= 0.001
+    windows = list(cut_windows([sound], plan))
+    seams = [window.first_frame + window.keep_stop for window in windows[:-1]]
+    assert len(seams) >= 5
+    for seam in seams:
+        assert np.abs(pauses + 0.2 - seam * 0.02).min() < 0.28
+    # Nothing is heard twice where there are pauses, but for what the last window begins earlier.
+    assert all(plan.num_frames(window.samples.shape[0]) == window.keep_stop for window in windows)
+    assert all(window.keep_start == 0 for window in windows[:-1])
+
+
+def make_syllables(seconds):
+    """A loudness that comes and goes five times a second, as that of speech: no pause."""
+    times = np.arange(round(seconds * 16_000)) / 16_000
+    return np.where(times % 0.2 < 0.12, 1.0, 0.03).astype(np.float32)
