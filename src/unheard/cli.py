@@ -144,6 +144,12 @@ def _transcribe(words: list[str]) -> int:
     return _call("transcribe", transcribe_files, words)
 
 
+def _archive(words: list[str]) -> int:
+    from unheard.archive.job import archive
+
+    return _call("archive", archive, words)
+
+
 def _lm(words: list[str]) -> int:
     return _choose("lm", LM_VERBS, words)
 
@@ -182,6 +188,12 @@ def _convert(words: list[str]) -> int:
     from unheard.tasks.convert import convert
 
     return _call("convert", convert, words)
+
+
+def _export(words: list[str]) -> int:
+    from unheard.tasks.export import export
+
+    return _call("export", export, words)
 
 
 def _demo(words: list[str]) -> int:
@@ -225,6 +237,11 @@ VERBS = {
         run=_transcribe,
         resumes=True,
     ),
+    "archive": Verb(
+        summary="transcribe thousands of hours, on this machine or a cluster",
+        run=_archive,
+        resumes=True,
+    ),
     "tune": Verb(
         summary="find the weights of a search with a language model", run=_tune, resumes=True
     ),
@@ -236,6 +253,9 @@ VERBS = {
     ),
     "convert": Verb(
         summary="write a stored model in another format, checked tensor by tensor", run=_convert
+    ),
+    "export": Verb(
+        summary="write a model as ONNX, for phones, browsers and other programs", run=_export
     ),
     "demo": Verb(
         summary="the whole main job on a small synthetic corpus, in minutes",

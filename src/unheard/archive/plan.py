@@ -26,6 +26,10 @@ TICKETS_A_WORKER = 12
 """Tickets that each worker gets at least, so that all of them end at about the same time."""
 
 
+SMALLEST_TICKET_SECONDS = 30.0
+"""Less sound is not worth a ticket [seconds]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
     """Some recordings that one worker transcribes.
@@ -190,8 +194,8 @@ def _cut(
 ) -> list[Ticket]:
     """Cut the list into stretches of about equal cost, small enough that all workers have some."""
     total = sum(costs)
-    share = total / (max(workers, 1) * TICKETS_A_WORKER)
-    most_seconds = min(limits.seconds, max(share, LEAST_SECONDS))
+    share = total if workers < 2 else total / (workers * TICKETS_A_WORKER)
+    most_seconds = min(limits.seconds, max(share, SMALLEST_TICKET_SECONDS))
     tickets: list[Ticket] = []
     first = 0
     cost = 0.0

@@ -19,6 +19,8 @@ EXTRAS = {
     "data": ("pyarrow",),
     "demo": ("espeakng_loader",),
     "hub": ("huggingface_hub",),
+    "ray": ("ray",),
+    "remote": ("fsspec",),
     "track": ("tensorboard",),
 }
 """Extra -> the modules it brings, for the extras that a verb uses today."""
