@@ -125,178 +125,6 @@ def activity(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     return (smooth - floor).mean(axis=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """A part of a recording.
-
-    Attributes:
-        start: its first sample.
-        stop: one past its last sample.
-        is_speech: whether something stands out of the noise; else it is a pause.
-    """
-
-    start: int
-    stop: int
-    is_speech: bool
-
-
-def stretches(
-    blocks: Iterable[NDArray[np.float32]],
-    *,
-    sample_rate: int = SAMPLE_RATE,
-    min_pause_seconds: float = 0.3,
-) -> Iterator[Stretch]:
-    """Tell speech from pauses in a recording that comes in pieces; memory does not grow with it.
-
-    How the recording is cut into blocks changes nothing. A stretch comes out 4 seconds after it
-    has ended, at most.
-
-    Args:
-        blocks: consecutive pieces (samples,) of any length.
-        sample_rate: of them [Hz].
-        min_pause_seconds: a shorter pause belongs to the speech around it.
-
-    Yields:
-        Stretches that follow each other without gap from the first sample to the last, speech and
-        pauses in turn.
-
-    Raises:
-        ConfigError: if the rate is below 2000 Hz, or the shortest pause is not positive.
-    """
-    if not min_pause_seconds > 0:
-        raise ConfigError(
-            f"min_pause_seconds is out of range: expected more than 0, found {min_pause_seconds}."
-        )
-    meter = LevelMeter(sample_rate=sample_rate)
-    teller = _Teller(min_pause_steps=max(round(min_pause_seconds / STEP_SECONDS), 1))
-    num_samples = 0
-    for block in blocks:
-        for begin in range(0, block.shape[0], _BLOCK_STEPS * meter.step_samples):
-            piece = block[begin : begin + _BLOCK_STEPS * meter.step_samples]
-            num_samples += piece.shape[0]
-            for start, stop, is_speech in teller.feed(meter.feed(piece)):
-                yield Stretch(
-                    start=start * meter.step_samples,
-                    stop=stop * meter.step_samples,
-                    is_speech=is_speech,
-                )
-    if num_samples == 0:
-        return
-    last: Stretch | None = None
-    for start, stop, is_speech in teller.finish():
-        if last is not None:
-            yield last
-        last = Stretch(
-            start=start * meter.step_samples, stop=stop * meter.step_samples, is_speech=is_speech
-        )
-    if last is None:
-        # Too short for a level: nothing is known of it, so it counts as speech.
-        yield Stretch(start=0, stop=num_samples, is_speech=True)
-    else:
-        yield Stretch(start=last.start, stop=num_samples, is_speech=last.is_speech)
-
-
-class _Teller:
-    """Decides step by step, one chunk of steps at a time, and joins equal decisions."""
-
-    def __init__(self, *, min_pause_steps: int) -> None:
-        self._min_pause = min_pause_steps
-        self._levels: NDArray[np.float32] | None = None
-        self._first = 0  # step of the first level held
-        self._decided = 0  # steps decided
-        self._speech_start: int | None = None
-        self._pause_start: int | None = 0
-
-    def feed(self, levels: NDArray[np.float32]) -> Iterator[tuple[int, int, bool]]:
-        """Take levels (steps, bands) and give the stretches that have ended, in steps."""
-        held = levels if self._levels is None else np.concatenate((self._levels, levels))
-        self._levels = held
-        while self._first + held.shape[0] >= self._decided + _CHUNK_STEPS + _AHEAD_STEPS:
-            yield from self._decide(_CHUNK_STEPS, ahead=_AHEAD_STEPS)
-            drop = max(self._decided - _BACK_STEPS - self._first, 0)
-            held = self._levels = held[drop:]
-            self._first += drop
-
-    def finish(self) -> Iterator[tuple[int, int, bool]]:
-        """Decide what is left and close the last stretch."""
-        held = 0 if self._levels is None else self._levels.shape[0]
-        yield from self._decide(self._first + held - self._decided, ahead=0)
-        end = self._decided
-        if self._speech_start is not None:
-            stop = self._pause_start if self._pause_start is not None else end
-            if end - stop >= self._min_pause:
-                yield self._speech_start, stop, True
-                yield stop, end, False
-            else:
-                yield self._speech_start, end, True
-        elif end:
-            yield 0, end, False
-
-    def _decide(self, steps: int, *, ahead: int) -> Iterator[tuple[int, int, bool]]:
-        """Decide the next steps by the levels around them."""
-        if self._levels is None or steps == 0:
-            return
-        stop = self._decided + steps + ahead - self._first
-        level = _smoothed(activity(self._levels[:stop]), _CUT_STEPS)
-        quiet = level <= _pause_level(level)
-        for place in range(self._decided, self._decided + steps):
-            ended = self._step(place, bool(quiet[place - self._first]))
-            if ended is not None:
-                yield ended
-        self._decided += steps
-
-    def _step(self, place: int, quiet: bool) -> tuple[int, int, bool] | None:
-        """Go on by a step; return the stretch that ended for certain."""
-        if quiet:
-            if self._pause_start is None:
-                self._pause_start = place
-            if self._speech_start is not None and place + 1 - self._pause_start == self._min_pause:
-                ended = (self._speech_start, self._pause_start, True)
-                self._speech_start = None
-                return ended
-            return None
-        pause, self._pause_start = self._pause_start, None
-        if self._speech_start is not None:
-            return None
-        if pause is None or pause == place or (pause == 0 and place < self._min_pause):
-            self._speech_start = place if pause is None else pause
-            return None
-        self._speech_start = place
-        return pause, place, False
-
-
-def _pause_level(level: NDArray[np.float32]) -> float:
-    """Up to which level a stretch is a pause [dB]."""
-    return max(STEADY_DB, PAUSE_SHARE * float(level.max()))
-
-
-def _smoothed(values: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Average over `width` steps around each, over fewer at the ends, along the first axis."""
-    sums = np.concatenate((np.zeros_like(values[:1], np.float64), values)).cumsum(
-        axis=0, dtype=np.float64
-    )
-    places = np.arange(values.shape[0])
-    first = np.maximum(places - width // 2, 0)
-    stop = np.minimum(places - width // 2 + width, values.shape[0])
-    counts = (stop - first).reshape(-1, *(1,) * (values.ndim - 1))
-    return ((sums[stop] - sums[first]) / counts).astype(np.float32)
-
-
-def _running_minimum(values: NDArray[np.float32], *, back: int, ahead: int) -> NDArray[np.float32]:
-    """Lowest of `back` steps before each, itself, and `ahead` after, along the first axis.
-
-    Source: van Herk 1992: minima from both ends of blocks as long as the window.
-    """
-    steps, width = values.shape[0], back + 1 + ahead
-    blocks = -(-(steps + back + ahead) // width)
-    padded = np.full((blocks * width, *values.shape[1:]), np.inf, np.float32)
-    padded[back : back + steps] = values
-    shaped = padded.reshape(blocks, width, *values.shape[1:])
-    forward = np.minimum.accumulate(shaped, axis=1).reshape(padded.shape)
-    backward = np.minimum.accumulate(shaped[:, ::-1], axis=1)[:, ::-1].reshape(padded.shape)
-    return np.minimum(backward[:steps], forward[width - 1 : width - 1 + steps])
-
-
 def quietest(active: NDArray[np.float32], start: int, stop: int) -> int:
     """Find the best step to cut at: the middle of the longest of the quietest pauses.
 
@@ -338,8 +166,9 @@ def is_steady(active: NDArray[np.float32]) -> bool:
         active: (steps,) as `activity` returns it [dB]. Of less than 3 seconds nobody can tell what
             is noise, so they are not steady.
     """
-    level = _smoothed(active, _CUT_STEPS)
-    return active.shape[0] >= _STEADY_STEPS and float(level.max()) <= STEADY_DB
+    if active.shape[0] < _STEADY_STEPS:
+        return False
+    return float(_smoothed(active, _CUT_STEPS).max()) <= STEADY_DB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,8 +275,8 @@ class _Teller:
                 yield stop, end, False
             else:
                 yield self._speech_start, end, True
-        elif end:
-            yield 0, end, False
+        elif self._pause_start is not None and end > self._pause_start:
+            yield self._pause_start, end, False
 
     def _decide(self, steps: int, *, ahead: int) -> Iterator[tuple[int, int, bool]]:
         """Decide the next steps by the levels around them."""
@@ -512,46 +341,3 @@ def _running_minimum(values: NDArray[np.float32], *, back: int, ahead: int) -> N
     forward = np.minimum.accumulate(shaped, axis=1).reshape(padded.shape)
     backward = np.minimum.accumulate(shaped[:, ::-1], axis=1)[:, ::-1].reshape(padded.shape)
     return np.minimum(backward[:steps], forward[width - 1 : width - 1 + steps])
-
-
-def quietest(active: NDArray[np.float32], start: int, stop: int) -> int:
-    """Find the best step to cut at: the middle of the longest of the quietest pauses.
-
-    Args:
-        active: (steps,) as `activity` returns it [dB].
-        start: first step that may be cut at.
-        stop: one past the last.
-
-    Returns:
-        A step within start .. stop - 1.
-    """
-    level = _smoothed(active, _CUT_STEPS)[start:stop]
-    quiet = level <= level.min() + _CUT_TOLERANCE_DB
-    edges = np.flatnonzero(np.diff(quiet, prepend=False, append=False))
-    begins, ends = edges[::2], edges[1::2]
-    # Of pauses of one length the last: fewer pieces.
-    longest = ends.shape[0] - 1 - int(np.argmax((ends - begins)[::-1]))
-    return start + int(begins[longest] + ends[longest] - 1) // 2
-
-
-def is_pause(active: NDArray[np.float32], step: int) -> bool:
-    """Whether a step lies in a pause of 0.2 seconds or more.
-
-    A pause is as quiet as steady noise, or as the quietest part of what separates the loudest
-    speech from it, whichever is more.
-
-    Args:
-        active: (steps,) of the stretch around, as `activity` returns it [dB].
-        step: within it.
-    """
-    level = _smoothed(active, _CUT_STEPS)
-    return float(level[step]) <= _pause_level(level)
-
-
-def is_steady(active: NDArray[np.float32]) -> bool:
-    """Whether nothing in a stretch stands out of its noise: silence, hiss, hum, and no speech.
-
-    Args:
-        active: (steps,) as `activity` returns it [dB].
-    """
-    return not bool((_smoothed(active, _CUT_STEPS) > STEADY_DB).any())

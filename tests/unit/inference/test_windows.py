@@ -135,7 +135,7 @@ def test_seams_lie_in_pauses():
     plan = plan_windows(bundle.encoder_config, sample_rate=16_000)
     generator = np.random.default_rng(5)
     sound = make_sound(generator, seconds=60.0) * make_syllables(60.0)
-    pauses = np.arange(5.0, 58.0, 5.3)
+    pauses = np.arange(4.0, 58.0, 4.1)
     for start in pauses:
         sound[round(start * 16_000) : round((start + 0.4) * 16_000)] *= 0.001
     windows = list(cut_windows([sound], plan))
