@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from unheard.tasks.convert import convert
     from unheard.tasks.emissions import emissions
     from unheard.tasks.evaluate import evaluate
+    from unheard.tasks.export import export
     from unheard.tasks.finetune import finetune
     from unheard.tasks.inspect import inspect
     from unheard.tasks.learn import learn
@@ -74,6 +75,7 @@ __all__ = [
     "save_model",
     "inspect",
     "convert",
+    "export",
     "with_adapter",
     "new_adapter",
     "save_adapter",
@@ -125,6 +127,7 @@ _MODULES = {
     "save_model": "unheard.interop.load",
     "inspect": "unheard.tasks.inspect",
     "convert": "unheard.tasks.convert",
+    "export": "unheard.tasks.export",
     "with_adapter": "unheard.interop.adapters",
     "new_adapter": "unheard.interop.adapters",
     "save_adapter": "unheard.interop.adapter_folder",

@@ -50,6 +50,7 @@ def test_help_lists_every_verb_on_standard_output(capsys: pytest.CaptureFixture[
         "align",
         "inspect",
         "convert",
+        "export",
         "demo",
         "doctor",
     ):

@@ -20,6 +20,7 @@ PUBLIC = [
     "save_model",
     "inspect",
     "convert",
+    "export",
     "with_adapter",
     "new_adapter",
     "save_adapter",
@@ -91,6 +92,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "save_model",
         "inspect",
         "convert",
+        "export",
     ],
 )
 def test_verbs_take_two_arguments_by_position_at_most(name: str) -> None:

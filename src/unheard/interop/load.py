@@ -19,6 +19,7 @@ from unheard.interop.fairseq import writer as fairseq_writer
 from unheard.interop.huggingface import hub
 from unheard.interop.huggingface import reader as huggingface_reader
 from unheard.interop.huggingface import writer as huggingface_writer
+from unheard.interop.onnx.folder import is_exported_folder
 from unheard.interop.packaged import NAMES, advising, packaged_folder, warn_of_namesake
 from unheard.interop.pickle_store import open_pickle
 from unheard.interop.reading import Reading
@@ -183,6 +184,12 @@ def _find(
                 or fairseq2.is_checkpoint_folder(folder)
             ):
                 return folder, {"source": str(folder)}
+        if is_exported_folder(path):
+            raise FormatError(
+                f"{path} is an exported model, for ONNX Runtime and sherpa-onnx: expected a model "
+                f"that was not exported. Give the one it was made of; {path / 'README.md'} says "
+                "how to run this one."
+            )
         hint = ""
         if isinstance(source, str) and hub.is_hub_name(name):
             hint = f' If the model of that name on the hub is meant, write "{HUB_PREFIX}{name}".'

@@ -43,7 +43,9 @@ MAPPED_BYTES = 1 << 30
 """From this size on, weights are left in their files unless somebody says otherwise [bytes].
 Copying less is a matter of a second."""
 
-_MODEL_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".json", ".h5", ".msgpack", ".onnx"))
+_MODEL_SUFFIXES = frozenset(
+    (".safetensors", ".bin", ".pt", ".json", ".h5", ".msgpack", ".onnx", ".data")
+)
 """Of weights and settings: these would contradict a model that is written over them."""
 
 MAX_JSON_PARTS = 500_000

@@ -84,12 +84,12 @@ def write_card(bundle: ModelBundle, architecture: str, dropped: Sequence[str] = 
         "",
         f"A {architecture} of {weights:,} weights, written by Unheard.",
         "",
-        f"- Licence: {_shown(licence) if licence else 'not stated'}",
+        f"- Licence: {shown(licence) if licence else 'not stated'}",
         f"- Input: mono sound at {spec.sample_rate} Hz"
         + (", each utterance normalised" if spec.normalize else ""),
     ]
     if bundle.alphabet is not None:
-        blank = _shown(bundle.alphabet.blank)
+        blank = shown(bundle.alphabet.blank)
         lines.append(f"- Output: {len(bundle.alphabet)} symbols, blank {blank}")
     if bundle.labels:
         lines.append(f"- Output: {len(bundle.labels)} classes")
@@ -103,25 +103,25 @@ def write_card(bundle: ModelBundle, architecture: str, dropped: Sequence[str] = 
         "",
         "```json",
         # Three back quotes would end the block.
-        json.dumps(_public(provenance), indent=2, ensure_ascii=True).replace("`", "\\u0060"),
+        json.dumps(public(provenance), indent=2, ensure_ascii=True).replace("`", "\\u0060"),
         "```",
         "",
     ]
     return "\n".join(lines)
 
 
-def _public(value: Any) -> Any:
+def public(value: Any) -> Any:
     """Leave out of provenance where on somebody's own machine a model was."""
     if isinstance(value, Mapping):
-        return {name: _public(part) for name, part in value.items()}
+        return {name: public(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_public(part) for part in value]
+        return [public(part) for part in value]
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Put text of unknown origin into a line of Markdown."""
     quoted = json.dumps(text, ensure_ascii=True).replace("`", "\\u0060")
     return f"`{quoted}`"

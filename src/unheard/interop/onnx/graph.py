@@ -8,12 +8,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unheard.errors import MissingExtraError
 from unheard.files import atomic_path, write_bytes_atomic
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 OPSET = 17
 """Version of the operators: the first with LayerNormalization (ONNX 1.12, 2022)."""
@@ -155,10 +159,7 @@ def write_graph(
         target.with_name(target.name + EXTERNAL_SUFFIX) if graph.size_bytes > inline_bytes else None
     )
     proto = helper.make_graph(
-        [
-            helper.make_node(node.operator, node.inputs, node.outputs, node.name, **node.attributes)
-            for node in graph.nodes
-        ],
+        [_make_node(node) for node in graph.nodes],
         name,
         [helper.make_tensor_value_info(source.name, TensorProto.FLOAT, source.axes)],
         [helper.make_tensor_value_info(result.name, TensorProto.FLOAT, result.axes)],
@@ -189,6 +190,17 @@ def write_graph(
                 file.write(_bytes(graph.weights[weight]))
     write_bytes_atomic(target, model.SerializeToString(deterministic=True))
     return (target,) if external is None else (target, external)
+
+
+def _make_node(node: Node) -> "NodeProto":
+    """Write an operation down as ONNX has it."""
+    from onnx import helper
+
+    made = helper.make_node(node.operator, node.inputs, node.outputs, node.name)
+    made.attribute.extend(
+        helper.make_attribute(name, node.attributes[name]) for name in sorted(node.attributes)
+    )
+    return made
 
 
 def _places(graph: Graph) -> Iterator[tuple[str, tuple[int, int]]]:
