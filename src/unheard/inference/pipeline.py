@@ -24,6 +24,7 @@ from unheard.errors import AudioError
 from unheard.inference.engine import Engine, plan_batches, with_too_short
 from unheard.inference.windows import (
     CONTEXT_SECONDS,
+    SEARCH_SECONDS,
     WINDOW_SECONDS,
     WindowPlan,
     plan_windows,
@@ -102,6 +103,7 @@ def hear(
     whole_seconds: float = WHOLE_SECONDS,
     window_seconds: float = WINDOW_SECONDS,
     context_seconds: float = CONTEXT_SECONDS,
+    search_seconds: float = SEARCH_SECONDS,
 ) -> Generator[Heard]:
     """Run a model over recordings, and a search over what it says.
 
@@ -120,8 +122,9 @@ def hear(
         workers: threads that decode, and as many that search; None chooses by the machine.
         pool: recordings sorted together.
         whole_seconds: longest recording that runs in one piece.
-        window_seconds: length of the windows of longer ones.
-        context_seconds: sound heard on either side of what is kept of a window.
+        window_seconds: longest window of longer ones.
+        context_seconds: sound heard beyond a seam of windows that is no pause.
+        search_seconds: how far before its latest place a seam is looked for.
 
     Yields:
         One result for each source, in the order in which they end.
@@ -131,6 +134,7 @@ def hear(
         sample_rate=engine.spec.sample_rate,
         window_seconds=window_seconds,
         context_seconds=context_seconds,
+        search_seconds=search_seconds,
     )
     if workers is None:
         workers = min(os.cpu_count() or 1, 8)

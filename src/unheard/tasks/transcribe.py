@@ -20,7 +20,7 @@ from unheard.errors import AudioError, ConfigError
 from unheard.inference.engine import Dtype, Engine
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source, identify
 from unheard.inference.pipeline import WHOLE_SECONDS, Heard, Source, hear
-from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
+from unheard.inference.windows import CONTEXT_SECONDS, SEARCH_SECONDS, WINDOW_SECONDS
 from unheard.interop.bundle import ModelBundle
 from unheard.tasks.listing import Listed, list_recordings, parse_shard
 from unheard.tasks.searching import LanguageModel, SearchOptions, readings_table
@@ -35,7 +35,7 @@ __all__ = [
     "transcribe_files",
 ]
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised when the same model and settings begin to give other transcripts."""
 
 _PLAIN_SECONDS = 10.0
@@ -214,8 +214,8 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Write down what is said in recordings.
 
-    Recordings longer than 30 seconds run in overlapping windows, in the same memory for any
-    length. For folders, and where some recordings may be unreadable, see `transcribe_files`.
+    Recordings longer than 30 seconds run in windows, cut where it is quiet, in the same memory
+    for any length. For folders, and where some recordings may be unreadable, see `transcribe_files`.
 
     Args:
         model: a loaded model, or what `load_model` takes.
@@ -546,6 +546,7 @@ class LazyEngine:
             "whole_seconds": WHOLE_SECONDS,
             "window_seconds": WINDOW_SECONDS,
             "context_seconds": CONTEXT_SECONDS,
+            "search_seconds": SEARCH_SECONDS,
             "results_version": RESULTS_VERSION,
         }
 
