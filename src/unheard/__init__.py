@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from unheard.tasks.learn import learn
     from unheard.tasks.pretrain import pretrain
     from unheard.tasks.scan import scan
+    from unheard.tasks.stream import Stream
     from unheard.tasks.transcribe import Transcript, Word, transcribe
     from unheard.tasks.tune import tune
     from unheard.text.alphabet import Alphabet
@@ -67,6 +68,7 @@ __all__ = [
     "finetune",
     "evaluate",
     "transcribe",
+    "Stream",
     "tune",
     "align",
     "emissions",
@@ -143,6 +145,7 @@ _MODULES = {
     "Utterance": "unheard.data.manifest",
     "Alphabet": "unheard.text.alphabet",
     "Emissions": "unheard.decoding.emissions",
+    "Stream": "unheard.tasks.stream",
     "Transcript": "unheard.tasks.transcribe",
     "Alignment": "unheard.tasks.align",
     "Word": "unheard.tasks.transcribe",

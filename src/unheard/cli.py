@@ -150,6 +150,17 @@ def _archive(words: list[str]) -> int:
     return _call("archive", archive, words)
 
 
+def _listen(words: list[str]) -> int:
+    from unheard.arguments import parse
+    from unheard.tasks.listen import listen
+
+    # A bare "-" is the standard input; text and, with --json, its changes go out as they come.
+    words = [part for word in words for part in (("--file", "-") if word == "-" else (word,))]
+    call = parse(listen, words, program="unheard listen", with_json=False)
+    listen(*call.positional, **call.named)
+    return EXIT_DONE
+
+
 def _lm(words: list[str]) -> int:
     return _choose("lm", LM_VERBS, words)
 
@@ -241,6 +252,10 @@ VERBS = {
         summary="transcribe thousands of hours, on this machine or a cluster",
         run=_archive,
         resumes=True,
+    ),
+    "listen": Verb(
+        summary="write what is said while it is said: a microphone, a pipe, a file",
+        run=_listen,
     ),
     "tune": Verb(
         summary="find the weights of a search with a language model", run=_tune, resumes=True

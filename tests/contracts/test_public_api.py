@@ -13,6 +13,7 @@ PUBLIC = [
     "finetune",
     "evaluate",
     "transcribe",
+    "Stream",
     "tune",
     "align",
     "emissions",

@@ -19,6 +19,7 @@ EXTRAS = {
     "data": ("pyarrow",),
     "demo": ("espeakng_loader",),
     "hub": ("huggingface_hub",),
+    "microphone": ("sounddevice",),
     "ray": ("ray",),
     "remote": ("fsspec",),
     "track": ("tensorboard",),
