@@ -13,7 +13,7 @@ from unheard.recipes import xlsr
 from unheard.recipes.continued import continued
 from unheard.recipes.mms import mms_adapter
 from unheard.recipes.recipe import FinetuneSettings, Objective, Recipe, Stage
-from unheard.recipes.small import mini, nano
+from unheard.recipes.small import mini, mini_ft_10m, nano
 from unheard.recipes.wav2vec2 import (
     BASE_SPLITS,
     LARGE_SPLITS,
@@ -42,6 +42,7 @@ __all__ = [
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "nano": nano,
     "mini": mini,
+    "mini-ft-10m": mini_ft_10m,
     "base": base,
     "large": large,
     "continued": continued,

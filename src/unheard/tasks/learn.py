@@ -28,6 +28,7 @@ from unheard.interop.packaged import UNHEARD_MINI
 from unheard.models.config import EncoderConfig, PretrainingConfig
 from unheard.recipes.catalogue import Objective, Recipe, get_recipe
 from unheard.recipes.continued import continued
+from unheard.recipes.small import for_few_transcripts
 from unheard.report.html import write_report
 from unheard.tasks.evaluate import Evaluation, evaluate
 from unheard.tasks.finetune import NORMALIZER, finetune_utterances, recipe_for
@@ -265,6 +266,9 @@ def learn(
         encoder = chosen.network.encoder if bundle is None else bundle.encoder_config
         stages.run("audit", lambda: _audit(folder, encoder, normalizer, quiet=quiet))
         data = {name: absolute(folder / "data" / f"{name}.jsonl") for name in SETS}
+        if recipe is None:
+            heard = sum(one.duration_seconds for one in data["train"] if one.text is not None)
+            chosen = for_few_transcripts(chosen, transcribed_seconds=heard)
         minutes = stages.minutes(
             chosen,
             max_minutes=max_minutes,
