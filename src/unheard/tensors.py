@@ -1,4 +1,4 @@
-"""Small tensor rules shared by models and training: lengths, masks, generators."""
+"""Small rules shared by models, training and inference: lengths, masks, generators, formats."""
 
 import hashlib
 
@@ -50,3 +50,12 @@ def derived_generator(
     generator = torch.Generator(device=device)
     generator.manual_seed(derive_seed(seed, *keys))
     return generator
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor itself multiplies bfloat16 (AVX512-BF16 or AMX), and torch uses it."""
+    from torch.cpu import _is_amx_tile_supported, _is_avx512_bf16_supported
+
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    return bool(_is_avx512_bf16_supported() or _is_amx_tile_supported())

@@ -1,6 +1,5 @@
 """Waveforms in, log-probabilities out: normalisation, padding and number format in one place."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,17 +12,21 @@ from unheard.audio import signal
 from unheard.audio.signal import Waveform
 from unheard.decoding.emissions import Emissions, FrameTiming
 from unheard.errors import ConfigError
+from unheard.inference.accelerator_network import AcceleratorNetwork
+from unheard.inference.cpu_network import CpuNetwork
+from unheard.inference.number_format import Dtype, RunningDtype, choose_dtype, cpu_values
 from unheard.interop.bundle import ModelBundle
 from unheard.models.ctc import CtcModel
 from unheard.text.alphabet import Alphabet
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Type of the matrix products; "auto" is the type of the model's weights."""
-
 CPU_BATCH_SECONDS = 30.0
 """Padded audio in one batch on a CPU [seconds]: more does not run faster there."""
 ACCELERATOR_BATCH_SECONDS = 480.0
-"""Padded audio in one batch on an accelerator [seconds]."""
+"""Padded audio in one batch on an accelerator [seconds], where its memory holds that."""
+SHORTEST_BATCH_SECONDS = 30.0
+"""Batch on an accelerator with next to no free memory [seconds]."""
+SHARE_OF_FREE_MEMORY = 0.5
+"""Of an accelerator's free memory, what a batch may be expected to take."""
 
 
 class Engine:
@@ -46,10 +49,11 @@ class Engine:
 
         Args:
             bundle: a model with a CTC head, and the alphabet of that head.
-            dtype: "bfloat16" and "float16" run the matrix products in that type; the
-                softmax stays in float32.
+            dtype: number format of the matrix products; "auto" is the one that this hardware is
+                fast in (`inference.number_format`). Norms and the last softmax stay in float32. A
+                float64 model runs in float64, unless asked for less.
             padding: instead of the one in the model's input spec.
-            batch_seconds: padded audio in one batch; None chooses by device.
+            batch_seconds: padded audio in one batch; None chooses by device and its free memory.
             writes_text: whether an alphabet is needed; log-probabilities can be had without.
 
         Raises:
@@ -71,15 +75,15 @@ class Engine:
         if padding is not None:
             bundle = bundle.with_padding(padding)
         if batch_seconds is None:
-            on_cpu = bundle.device.type == "cpu"
-            batch_seconds = CPU_BATCH_SECONDS if on_cpu else ACCELERATOR_BATCH_SECONDS
+            batch_seconds = default_batch_seconds(bundle)
         if not batch_seconds > 0:
             raise ConfigError(f"batch_seconds must be more than 0, got {batch_seconds}.")
         self.bundle = bundle
         self.model = model
         self.spec = bundle.input_spec
         self.encoder_config = bundle.encoder_config
-        self.dtype: Dtype = dtype
+        self.dtype: RunningDtype = choose_dtype(dtype, device=bundle.device, weights=bundle.dtype)
+        self._network: CpuNetwork | AcceleratorNetwork | None = None
         self.batch_samples = round(batch_seconds * self.spec.sample_rate)
 
     @property
@@ -126,18 +130,57 @@ class Engine:
         """
         frames = [self.encoder_config.num_frames(samples.shape[0]) for samples in batch]
         heard = [index for index, count in enumerate(frames) if count]
-        wide = torch.float64 if self.bundle.dtype == torch.float64 else torch.float32
+        wide = torch.float64 if self.dtype == "float64" else torch.float32
         results = [torch.zeros(0, self.model.config.vocab, dtype=wide)] * len(batch)
         if not heard:
             return results
-        inputs, lengths = self._collate([batch[index] for index in heard])
-        with torch.inference_mode(), _evaluating(self.model), self._autocast():
-            logits = self.model(inputs, lengths, padding=self.spec.padding).logits
-            outputs = torch.log_softmax(logits.to(wide), dim=-1).cpu()
-        for row, index in enumerate(heard):
-            # A copy, so that a short result does not keep the whole padded batch alive.
-            results[index] = outputs[row, : frames[index]].clone()
+        sounds = [self._normalize(batch[index]) for index in heard]
+        kept = [frames[index] for index in heard]
+        with torch.inference_mode():
+            network = self._network or self._lay_out()
+            if isinstance(network, CpuNetwork):
+                outputs = network.log_probs(self._as_padded(sounds, kept))
+            else:
+                outputs = network.log_probs(sounds)
+        for row, (index, count) in enumerate(zip(heard, kept, strict=True)):
+            # A copy, so that a short result does not keep the whole batch alive.
+            results[index] = outputs[row][:count].clone()
         return results
+
+    def _normalize(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make of samples what the model hears."""
+        if not self.spec.normalize:
+            return samples
+        return signal.normalize(samples, epsilon=self.spec.normalize_epsilon)
+
+    def _lay_out(self) -> "CpuNetwork | AcceleratorNetwork":
+        """Prepare the weights on first use: what only reads a model's timing needs none of it."""
+        if self.bundle.device.type == "cpu" and self.dtype in ("float32", "bfloat16", "int8"):
+            self._network = CpuNetwork(
+                self.model,
+                dtype=cpu_values(self.dtype),
+                int8=self.dtype == "int8",
+            )
+        else:
+            self._network = AcceleratorNetwork(self.model, spec=self.spec, dtype=self.dtype)
+        return self._network
+
+    def _as_padded(
+        self, sounds: list[NDArray[np.float32]], frames: list[int]
+    ) -> list[tuple[NDArray[np.float32], int]]:
+        """Give sounds the zeros behind them that their batch would, where those are heard.
+
+        Returns:
+            Samples, and how many of their frames the Transformer sees.
+        """
+        if not self.batch_changes_results:
+            return list(zip(sounds, frames, strict=True))
+        longest = max(sound.shape[0] for sound in sounds)
+        seen = frames
+        if not self.spec.attention_mask:
+            seen = [self.encoder_config.num_frames(longest)] * len(sounds)
+        padded = [np.pad(sound, (0, longest - sound.shape[0])) for sound in sounds]
+        return list(zip(padded, seen, strict=True))
 
     def run(self, waveforms: Sequence[Waveform]) -> list[Emissions]:
         """Run waveforms of utterance length, in length-sorted batches where that is harmless.
@@ -177,29 +220,30 @@ class Engine:
             warnings=with_too_short(warnings, frames=log_probs.shape[0]),
         )
 
-    def _collate(self, batch: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor | None]:
-        """Normalise each waveform by itself, then pad with zeros; one copy to the device."""
-        longest = max(samples.shape[0] for samples in batch)
-        padded = np.zeros((len(batch), longest), np.float32)
-        for row, samples in zip(padded, batch, strict=True):
-            row[: samples.shape[0]] = (
-                signal.normalize(samples, epsilon=self.spec.normalize_epsilon)
-                if self.spec.normalize
-                else samples
-            )
-        inputs = torch.from_numpy(padded).to(device=self.bundle.device, dtype=self.bundle.dtype)
-        lengths = [samples.shape[0] for samples in batch]
-        sees_padding = self.spec.padding == "zeros" and not self.spec.attention_mask
-        if sees_padding or min(lengths) == longest:
-            return inputs, None
-        return inputs, torch.tensor(lengths, device=self.bundle.device)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Run matrix products in the number format asked for."""
-        types = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-        if self.dtype not in types:
-            return contextlib.nullcontext()
-        return torch.autocast(self.bundle.device.type, dtype=types[self.dtype])
+def default_batch_seconds(bundle: ModelBundle) -> float:
+    """Choose how much padded audio runs at once [seconds].
+
+    On a CPU the values of a batch leave the cache when there are many; on CUDA a batch is as long
+    as the free memory allows, up to where more does not run faster.
+    """
+    if bundle.device.type == "cpu":
+        return CPU_BATCH_SECONDS
+    if bundle.device.type != "cuda":
+        return ACCELERATOR_BATCH_SECONDS
+    free_bytes, _ = torch.cuda.mem_get_info(bundle.device)
+    fitting = free_bytes * SHARE_OF_FREE_MEMORY / bytes_per_second(bundle)
+    return min(ACCELERATOR_BATCH_SECONDS, max(fitting, SHORTEST_BATCH_SECONDS))
+
+
+def bytes_per_second(bundle: ModelBundle) -> float:
+    """Estimate what a second of padded audio needs while it runs [bytes], from above.
+
+    The first convolution has the largest values: in float32 for its norm, twice, and once more
+    in the format of the products.
+    """
+    first = bundle.encoder_config.conv_layers[0]
+    return bundle.input_spec.sample_rate / first.stride * first.channels * 12
 
 
 def plan_batches(lengths: Sequence[int], *, budget_samples: int) -> list[list[int]]:
@@ -227,14 +271,3 @@ def with_too_short(warnings: tuple[str, ...], *, frames: int) -> tuple[str, ...]
     if frames or "too_short" in warnings:
         return warnings
     return (*warnings, "too_short")
-
-
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module):
-    """Hold a model in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -8,6 +8,7 @@ The packed operators are those that `torch.compile` emits. They are not part of 
 interface, so they are looked for, and what is missing is replaced by the documented form.
 """
 
+import functools
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,15 @@ from unheard.models.strided_conv import strided_conv
 After = Literal["none", "gelu", "relu"]
 """What is done to a product before it is written to memory."""
 
+LARGEST_CODE = 126
+"""Steps of an 8-bit number to either side of zero; one of 127 is kept, since steps are rounded."""
+BYTE_ZERO = 128
+"""The byte that stands for zero."""
+SMALLEST_ROW = 1e-30
+"""Largest value that a row is taken to have at least."""
 
+
+@functools.cache
 def has_packed_products() -> bool:
     """Whether this torch and this machine have oneDNN's packed products."""
     return (
@@ -35,6 +44,18 @@ def has_packed_products() -> bool:
             )
         )
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    )
+
+
+@functools.cache
+def has_int8_products() -> bool:
+    """Whether this torch and this processor multiply bytes faster than numbers (VNNI)."""
+    return (
+        has_packed_products()
+        and torch.cpu._is_vnni_supported()
+        and all(
+            hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise")
+        )
     )
 
 
@@ -69,11 +90,66 @@ class Linear:
     def added_to(self, residual: Tensor, rows: Tensor) -> Tensor:
         """Multiply (rows, inputs) and add (rows, outputs); nothing is done after."""
         if self.packed and residual.dtype == rows.dtype:
-            return _mkldnn()._linear_pointwise.binary(
-                rows, residual, self.weight, self.bias, "add"
-            )
+            return _mkldnn()._linear_pointwise.binary(rows, residual, self.weight, self.bias, "add")
         product = self(rows)
         return residual + product
+
+
+class QuantizedLinear:
+    """A `Linear` whose rows and weights are rounded to 8 bits, with exact sums.
+
+    Weights have a step for each output, rows a step for each row, found as they come: what a row
+    gives does not depend on what else is in the batch, and a loud frame costs no other frame bits.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, *, dtype: torch.dtype, after: After = "none"
+    ) -> None:
+        """Round and lay out the weights.
+
+        Args:
+            weight: (outputs, inputs).
+            bias: (outputs,).
+            dtype: of rows and result, float32 or bfloat16.
+            after: what is done to the result.
+        """
+        weight = weight.detach().float()
+        step = (weight.abs().amax(dim=1) / LARGEST_CODE).clamp_min(torch.finfo(torch.float32).tiny)
+        codes = torch.round(weight / step[:, None]).to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
+        self.weight_step = step
+        self.weight_zero = torch.zeros(step.shape[0], dtype=torch.int32)
+        self.bias = bias.detach().to(dtype).clone()
+        self.dtype = dtype
+        self.after: After = after
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Multiply (rows, inputs) -> (rows, outputs)."""
+        step = rows.abs().amax(dim=1, keepdim=True).float()
+        step = step.clamp_min_(SMALLEST_ROW).div_(LARGEST_CODE)
+        codes = (rows * step.reciprocal().to(rows.dtype)).round_().to(torch.int8)
+        # oneDNN's fast kernels take bytes without sign.
+        codes = codes.view(torch.uint8).bitwise_xor_(BYTE_ZERO)
+        sums = torch.ops.onednn.qlinear_pointwise(
+            codes,
+            1.0,
+            BYTE_ZERO,
+            self.weight,
+            self.weight_step,
+            self.weight_zero,
+            None,
+            1.0,
+            0,
+            self.dtype,
+            "none",
+            [],
+            "none",
+        )
+        return _after(torch.addcmul(self.bias, sums, step.to(self.dtype)), self.after)
+
+    def added_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        """Multiply (rows, inputs) and add (rows, outputs); nothing is done after."""
+        return residual + self(rows)
 
 
 class StridedConv:
@@ -168,6 +244,11 @@ class GroupedConv:
             frames.t()[None], self.weight, self.bias, padding=self.padding, groups=self.groups
         )
         return _after(signal[0].t()[:time], self.after)
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply (rows, inputs) by the transpose of (outputs, inputs), through oneDNN."""
+    return _mkldnn()._linear_pointwise(rows, matrix, None, "none", [], "")
 
 
 def _mkldnn() -> Any:

@@ -10,6 +10,7 @@ from unheard.audio.signal import Waveform
 from unheard.decoding.emissions import Emissions
 from unheard.inference.engine import Engine
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source
+from unheard.inference.number_format import Dtype
 from unheard.inference.pipeline import WHOLE_SECONDS, LongRecording, read_source
 from unheard.inference.windows import plan_windows, stream_log_probs
 
@@ -21,6 +22,7 @@ def emissions(
     *,
     adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
+    dtype: Dtype = "float32",
 ) -> Emissions: ...
 @overload
 def emissions(
@@ -29,6 +31,7 @@ def emissions(
     *,
     adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
+    dtype: Dtype = "float32",
 ) -> list[Emissions]: ...
 def emissions(
     model: ModelLike,
@@ -36,6 +39,7 @@ def emissions(
     *,
     adapter: str | None = None,
     padding: Literal["masked", "zeros"] | None = None,
+    dtype: Dtype = "float32",
 ) -> Emissions | list[Emissions]:
     """Give the log-probabilities of every symbol at every frame.
 
@@ -50,6 +54,8 @@ def emissions(
         padding: how padding in a batch is treated, instead of what the model says: "masked"
             keeps results independent of the batch; "zeros" pads the list, exactly as given, with
             zeros into one batch, as the original implementations do.
+        dtype: number format of the matrix products. Unlike where text is written, the default is
+            the exact one, since what becomes of the numbers is not known here.
 
     Returns:
         For one recording its `Emissions`, for a list a list of them in the same order. The
@@ -61,7 +67,9 @@ def emissions(
         AudioError: if a recording cannot be read.
         ConfigError: if the model has no CTC head, or an argument is none of the above.
     """
-    engine = Engine(as_bundle(model, adapter=adapter), padding=padding, writes_text=False)
+    engine = Engine(
+        as_bundle(model, adapter=adapter), padding=padding, dtype=dtype, writes_text=False
+    )
     if not isinstance(audio, list | tuple):
         return _run(engine, [cast("AudioLike", audio)])[0]
     return _run(engine, audio)

@@ -5,6 +5,8 @@ from typing import Literal
 
 import torch
 
+from unheard.tensors import cpu_multiplies_bfloat16
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -22,8 +24,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     if device.type == "cpu":
-        fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_has_bf16()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
     return torch.float32
 
 
@@ -32,10 +33,3 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the processor itself multiplies bfloat16 (AVX512-BF16 or AMX)."""
-    from torch.cpu import _is_amx_tile_supported, _is_avx512_bf16_supported
-
-    return bool(_is_avx512_bf16_supported() or _is_amx_tile_supported())

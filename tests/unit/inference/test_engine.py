@@ -58,10 +58,10 @@ def test_attention_mask_false_hides_the_lengths():
 def test_normalisation_is_that_of_the_input_spec():
     recording = waveforms(1.0)[0]
     louder = Waveform(samples=recording.samples * 7 + np.float32(0.5))
-    engine = Engine(make_bundle())
+    engine = Engine(make_bundle(), dtype="float32")
     one, other = engine.run([recording, louder])
     assert (one.log_probs - other.log_probs).abs().max() < 1e-3
-    bare = Engine(make_bundle(normalize=False))
+    bare = Engine(make_bundle(normalize=False), dtype="float32")
     prepared = signal.normalize(recording.samples, epsilon=engine.spec.normalize_epsilon)
     (by_hand,) = bare.run([Waveform(samples=prepared)])
     assert torch.equal(by_hand.log_probs, engine.run([recording])[0].log_probs)
@@ -82,9 +82,9 @@ def test_too_short_recordings_have_no_frames_and_a_warning():
 def test_log_probs_follow_the_model_into_float64():
     bundle = make_bundle()
     recordings = waveforms(0.5)
-    (single,) = Engine(bundle).run(recordings)
+    (single,) = Engine(bundle, dtype="float32").run(recordings)
     bundle.model.double()
-    (double,) = Engine(bundle).run(recordings)
+    (double,) = Engine(bundle, dtype="float32").run(recordings)
     assert single.log_probs.dtype == torch.float32
     assert double.log_probs.dtype == torch.float64
     assert (double.log_probs - single.log_probs).abs().max() < 1e-4
@@ -94,7 +94,7 @@ def test_log_probs_follow_the_model_into_float64():
 
 def test_bfloat16_runs_only_where_asked():
     recordings = waveforms(0.5)
-    (exact,) = Engine(make_bundle()).run(recordings)
+    (exact,) = Engine(make_bundle(), dtype="float32").run(recordings)
     (rough,) = Engine(make_bundle(), dtype="bfloat16").run(recordings)
     assert rough.log_probs.dtype == torch.float32
     difference = (rough.log_probs - exact.log_probs).abs().max()

@@ -27,7 +27,8 @@ def test_a_processor_gets_bfloat16_only_where_it_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, capability: str, has_bf16: bool, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert resolve_precision("auto", CPU) == expected
 
 
