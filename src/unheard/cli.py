@@ -157,7 +157,7 @@ def _listen(words: list[str]) -> int:
     # A bare "-" is the standard input; text and, with --json, its changes go out as they come.
     words = [part for word in words for part in (("--file", "-") if word == "-" else (word,))]
     call = parse(listen, words, program="unheard listen", with_json=False)
-    listen(*call.positional, **call.named)
+    listen(*call.positional, **call.named, json=call.json)
     return EXIT_DONE
 
 
