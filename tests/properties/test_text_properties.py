@@ -1,5 +1,7 @@
 """Text: what holds for any text at all."""
 
+import itertools
+import re
 import unicodedata
 
 import pytest
@@ -10,7 +12,7 @@ from unheard.text import normalize
 from unheard.text.alphabet import Alphabet
 from unheard.text.error_rate import char_errors, score, word_errors
 from unheard.text.subtitles import Segment as SubtitleSegment
-from unheard.text.subtitles import segments_from_words, to_srt, to_vtt
+from unheard.text.subtitles import readable, segments_from_words, to_srt, to_vtt
 
 # Characters whose neighbours matter to a normaliser, among letters of several scripts.
 TRICKY = (
@@ -136,3 +138,48 @@ def test_subtitles_hold_every_word_once_in_order(words: list[tuple[str, float, f
         assert "\n\n\n" not in written
         blocks = written.removeprefix("WEBVTT\n\n").removeprefix("WEBVTT\n").split("\n\n")
         assert len([block for block in blocks if block]) == len(segments)
+
+
+SPOKEN = st.text(alphabet="abñ.?,ŋ", min_size=1, max_size=14)
+
+
+@given(
+    words=st.lists(
+        st.tuples(SPOKEN, st.floats(0, 1.2), st.floats(0.02, 2.5)), min_size=1, max_size=60
+    ),
+    tail=st.floats(0, 3),
+    seconds=st.floats(1, 8),
+    separator=st.sampled_from(["", " "]),
+)
+def test_subtitles_are_short_apart_and_inside_the_recording(
+    words: list[tuple[str, float, float]], tail: float, seconds: float, separator: str
+) -> None:
+    start, timed = 0.0, []
+    for text, silence, length in words:
+        start += silence
+        timed.append(SubtitleSegment(text=text, start_seconds=start, end_seconds=start + length))
+        start += length
+    spoken = segments_from_words(timed, max_seconds=seconds, separator=separator)
+    assert separator.join(s.text for s in spoken) == separator.join(text for text, _, _ in words)
+    alone = {word.text for word in timed}
+    for segment in spoken:
+        if segment.text not in alone:
+            assert segment.end_seconds - segment.start_seconds <= seconds
+            assert len(segment.text) <= (84 if separator else 42)
+    shown = readable(spoken, until_seconds=start + tail)
+    assert [segment.text for segment in shown] == [segment.text for segment in spoken]
+    for said, segment in zip(spoken, shown, strict=True):
+        # Nothing is shown before it is said, or goes before it was.
+        assert abs(segment.start_seconds - said.start_seconds) <= 0.002
+        assert segment.end_seconds >= said.end_seconds - 0.002
+        assert segment.end_seconds <= start + tail + 0.002
+        room = max(1.0, len(said.text) / 17) + said.start_seconds
+        assert segment.end_seconds <= max(said.end_seconds, room) + 0.002
+    for one, following in itertools.pairwise(shown):
+        assert one.start_seconds < one.end_seconds <= following.start_seconds
+    for write in (to_srt, to_vtt):
+        times = re.findall(r"(\d+):(\d+):(\d+)[.,](\d+)", write(shown))
+        clock = [((int(h) * 60 + int(m)) * 60 + int(s)) * 1000 + int(ms) for h, m, s, ms in times]
+        assert clock == sorted(clock)
+        lines = [line for line in write(shown).splitlines() if "-->" not in line]
+        assert max(map(len, lines)) <= 42

@@ -31,8 +31,9 @@ from unheard.decoding.spans import (
 )
 from unheard.errors import ConfigError, FormatError, shorten
 from unheard.files import write_text_atomic
-from unheard.inference.engine import Dtype, Engine
+from unheard.inference.engine import Engine
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source
+from unheard.inference.number_format import Dtype
 from unheard.inference.pipeline import WHOLE_SECONDS, read_source
 from unheard.inference.windows import plan_windows, stream_log_probs
 from unheard.text import normalize, subtitles
@@ -525,11 +526,12 @@ def _segments(alignment: Alignment, unit: Unit | None) -> list[subtitles.Segment
             )
             for span in alignment.spans(unit)
         ]
-    return [
+    segments = [
         segment
         for sentence in alignment.sentences
         for segment in subtitles.segments_from_words(sentence.parts, separator=alignment.separator)
     ]
+    return subtitles.readable(segments, until_seconds=alignment.duration_seconds)
 
 
 def _encodable(value: Any) -> Any:

@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from unheard.decoding.hypothesis import Hypothesis, Word
 from unheard.decoding.search import Decoder
 from unheard.errors import AudioError, ConfigError
-from unheard.inference.engine import Dtype, Engine
+from unheard.inference.engine import Engine
 from unheard.inference.inputs import AudioLike, ModelLike, as_bundle, as_source, identify
+from unheard.inference.number_format import Dtype
 from unheard.inference.pipeline import WHOLE_SECONDS, Heard, Source, hear
 from unheard.inference.windows import CONTEXT_SECONDS, SEARCH_SECONDS, WINDOW_SECONDS
 from unheard.interop.bundle import ModelBundle
@@ -439,7 +440,10 @@ def render_record(record: Mapping[str, Any], format: Format) -> str:
     words = [Word(**word) for word in record["words"]]
     # Scripts without spaces have words of one symbol, joined by nothing.
     spaced = len(words) < 2 or " " in record["text"]
-    segments = subtitles.segments_from_words(words, separator=" " if spaced else "")
+    segments = subtitles.readable(
+        subtitles.segments_from_words(words, separator=" " if spaced else ""),
+        until_seconds=record["duration_seconds"],
+    )
     return subtitles.to_srt(segments) if format == "srt" else subtitles.to_vtt(segments)
 
 

@@ -1,11 +1,18 @@
 """Subtitles: where they break, and how they are written."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
 
 from unheard.errors import ConfigError
-from unheard.text.subtitles import Segment, segments_from_words, to_srt, to_vtt
+from unheard.text.subtitles import (
+    Segment,
+    readable,
+    segments_from_words,
+    to_srt,
+    to_vtt,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,9 @@ def test_overlapping_words_keep_the_later_end() -> None:
     assert segments == [make_segment("a b", 0, 2)]
 
 
-@pytest.mark.parametrize("name", ["max_seconds", "max_characters", "pause_seconds"])
+@pytest.mark.parametrize(
+    "name", ["max_seconds", "max_characters", "line_characters", "pause_seconds"]
+)
 def test_limits_must_be_positive(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is out of range"):
         segments_from_words([], **{name: 0})  # pyright: ignore[reportArgumentType]
@@ -123,3 +132,57 @@ def test_lines_break_between_words() -> None:
     assert len(to_srt([make_segment(text)], line_characters=None).splitlines()) == 3
     with pytest.raises(ConfigError, match="line_characters"):
         to_srt([make_segment("a")], line_characters=0)
+
+
+def test_subtitles_end_where_sentences_and_clauses_do() -> None:
+    text = "Tugende e Makindye. Ennaku zino, mpulira njagala nnyo okulya ebinyeebwa ebisiike bwe"
+    segments = segments_from_words(make_words(text, seconds=0.4, gap=0.05), max_seconds=3)
+    assert [segment.text for segment in segments] == [
+        "Tugende e Makindye.",
+        "Ennaku zino, mpulira njagala nnyo okulya",
+        "ebinyeebwa ebisiike bwe",
+    ]
+    quoted = [Word("a.”", 0, 1), Word("b", 1.1, 2.5)]
+    assert [segment.text for segment in segments_from_words(quoted)] == ["a.”", "b"]
+
+
+def test_without_punctuation_the_longest_silence_ends_a_subtitle() -> None:
+    words = [Word("word", 0.5 * place, 0.5 * place + 0.4) for place in range(12)]
+    later = [
+        Word(word.text, word.start_seconds + 0.3, word.end_seconds + 0.3) for word in words[5:]
+    ]
+    segments = segments_from_words([*words[:5], *later], max_seconds=5)
+    assert [segment.text.count("word") for segment in segments] == [5, 7]
+
+
+def test_subtitles_stay_long_enough_to_be_read() -> None:
+    spoken = [
+        make_segment("a", 1.0, 1.2),
+        make_segment("b" * 34, 3.0, 3.5),
+        make_segment("c" * 34, 4.0, 5.0),
+        make_segment("d", 9.5, 9.6),
+    ]
+    shown = readable(spoken, until_seconds=10.0)
+    assert [(one.start_seconds, one.end_seconds) for one in shown] == [
+        (1.0, 2.0),  # a second
+        (3.0, 3.92),  # two seconds are wanted, less the gap before the next
+        (4.0, 6.0),  # 34 characters at 17 a second
+        (9.5, 10.0),  # up to the end of the recording
+    ]
+    assert readable([]) == []
+
+
+def test_subtitles_that_overlap_are_cut() -> None:
+    shown = readable([make_segment("a", 0, 3), make_segment("b", 1, 2), make_segment("c", 1, 2)])
+    times = [(one.start_seconds, one.end_seconds) for one in shown]
+    assert times == sorted(times)
+    for (_, end), (start, _) in itertools.pairwise(times):
+        assert end <= start
+
+
+def test_two_lines_are_about_as_long() -> None:
+    text = "ennaku zino mpulira njagala nnyo okulya ebinyeebwa"
+    assert to_srt([make_segment(text)]).splitlines()[2:] == [
+        "ennaku zino mpulira njagala",
+        "nnyo okulya ebinyeebwa",
+    ]
