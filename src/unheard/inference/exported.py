@@ -4,6 +4,7 @@ Made to check what `unheard export` writes and to measure it; transcription at f
 recordings and with a language model, is `Engine`'s.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,20 @@ class ExportedModel:
         return GreedyDecoder(self.alphabet).decode(emissions)[0]
 
 
+def check_installed() -> None:
+    """Refuse to begin what cannot be run.
+
+    Raises:
+        MissingExtraError: if onnxruntime is not installed.
+    """
+    try:
+        importlib.import_module("onnxruntime")
+    except (ImportError, OSError) as error:
+        raise MissingExtraError(
+            "onnxruntime", extra="onnx", purpose="Running an exported model"
+        ) from error
+
+
 def open_graph(
     path: Path, *, threads: int | None = None
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -130,12 +145,9 @@ def open_graph(
         MissingExtraError: if onnxruntime is not installed.
         CheckpointError: if it does not take the file.
     """
-    try:
-        import onnxruntime
-    except (ImportError, OSError) as error:
-        raise MissingExtraError(
-            "onnxruntime", extra="onnx", purpose="Running an exported model"
-        ) from error
+    check_installed()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3

@@ -18,6 +18,7 @@ from unheard.decoding.emissions import Emissions
 from unheard.decoding.greedy import GreedyDecoder
 from unheard.errors import AudioError, CheckpointError, ConfigError, FormatError, shorten
 from unheard.files import write_text_atomic
+from unheard.inference import exported
 from unheard.inference.exported import (
     Agreement,
     Scores,
@@ -32,6 +33,7 @@ from unheard.interop import storage
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.huggingface.card import public
 from unheard.interop.inspection_table import show_bytes
+from unheard.interop.onnx import graph as graphs
 from unheard.interop.onnx import sherpa
 from unheard.interop.onnx.card import CARD_FILE, write_card
 from unheard.interop.onnx.folder import (
@@ -182,6 +184,8 @@ def export(
     if to != "onnx":
         raise ConfigError(f"to must be onnx, got {to!r}.")
     folder = Path(out)
+    graphs.check_installed()
+    exported.check_installed()
     _check_free(folder, overwrite=overwrite)
     utterances = None if check is None else _find_transcribed(check, audio_root)
     bundle = as_bundle(model, adapter=adapter)

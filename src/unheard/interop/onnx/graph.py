@@ -4,6 +4,7 @@ Nodes are written down one by one instead of traced: the file then holds what is
 else, under names that tell where in the network they are, and the same model gives the same bytes.
 """
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,18 @@ _PAGE_BYTES = 4096
 """What external weights begin at multiples of, so that they can be mapped into memory."""
 
 Attribute = int | float | list[int]
+
+
+def check_installed() -> None:
+    """Refuse to begin what cannot be written.
+
+    Raises:
+        MissingExtraError: if the package onnx is not installed.
+    """
+    try:
+        importlib.import_module("onnx")
+    except (ImportError, OSError) as error:
+        raise MissingExtraError("onnx", extra="onnx", purpose="Writing ONNX") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +158,9 @@ def write_graph(
         MissingExtraError: if the package onnx is not installed.
         DiskFullError: if there is no room.
     """
-    try:
-        from onnx import TensorProto, helper
-    except (ImportError, OSError) as error:
-        raise MissingExtraError("onnx", extra="onnx", purpose="Writing ONNX") from error
+    check_installed()
+    from onnx import TensorProto, helper
+
     kinds = {
         torch.float32: TensorProto.FLOAT,
         torch.int64: TensorProto.INT64,
