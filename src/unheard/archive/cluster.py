@@ -296,12 +296,18 @@ def _quietly() -> Iterator[None]:
 
 
 def _silence() -> None:
-    """Stop Ray from printing that a worker ended: it is started again, and we say what matters."""
-    try:
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher
-    except ImportError:
-        return
-    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    """Stop Ray from printing that a worker ended, on the stream where results go.
+
+    It is started again, and we say what matters. Ray has no switch for it.
+    """
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = _say_nothing
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Take the place of a function that prints."""
 
 
 def _folder() -> Path:

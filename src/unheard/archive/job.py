@@ -226,7 +226,7 @@ def archive(
             _drop(store)
         fingerprint = _open_output(store, settings, job, recordings, input_moved=input_moved)
         job = _with_settings(job, settings, fingerprint)
-        store.remove_folder(work)
+        _tidy(store, label)
         known = read_known(store, metadata=job.metadata)
         if known.doubled:
             logger.info("%d records of recordings that had two were taken out", known.doubled)
@@ -250,7 +250,7 @@ def archive(
             take_out(store, dead, plan.retried, metadata=job.metadata)
         outcome = _run(job, plan, pool, shown=progress)
         _remove_strays(store, known, run=run, label=label, metadata=job.metadata)
-        store.remove_folder(work)
+        _tidy(store, label)
     return ArchiveSummary(
         done=outcome.done,
         skipped=plan.done,
@@ -434,6 +434,13 @@ def _remove_strays(
     ]
     if strays:
         read_known(store, metadata=metadata)
+
+
+def _tidy(store: Store, label: str) -> None:
+    """Remove what a run needs while it lasts, and what workers that were killed left."""
+    store.remove_folder(f"{WORK}/{label}")
+    for folder in (TRANSCRIPTS, DEAD_LETTERS, INDEX):
+        store.sweep(folder, f"-{label}-")
 
 
 def _drop(store: Store) -> None:

@@ -32,6 +32,9 @@ _WHOLE_PROTOCOLS = frozenset(
 )
 """Stores on which an object appears only when all of it is there."""
 
+_HALF = ".tmp-"
+"""Within the name of a file that is being written."""
+
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 T = TypeVar("T")
@@ -102,6 +105,10 @@ class Store(Protocol):
         """Remove a file if it is there."""
         ...
 
+    def sweep(self, folder: str, mark: str) -> None:
+        """Remove what was left half written in a folder, of files with `mark` in their names."""
+        ...
+
     def remove_folder(self, folder: str) -> None:
         """Remove a folder and all in it, if it is there."""
         ...
@@ -157,13 +164,18 @@ class LocalStore:
 
     def names(self, folder: str) -> list[str]:
         """List the files of one folder, sorted; none if there is no such folder."""
+        return [name for name in self._all_names(folder) if _HALF not in name]
+
+    def sweep(self, folder: str, mark: str) -> None:
+        """Remove what was left half written in a folder, of files with `mark` in their names."""
+        for name in self._all_names(folder):
+            if _HALF in name and mark in name:
+                self.remove(name)
+
+    def _all_names(self, folder: str) -> list[str]:
         try:
             with os.scandir(self.folder / folder) as entries:
-                return sorted(
-                    f"{folder}/{entry.name}"
-                    for entry in entries
-                    if entry.is_file() and ".tmp-" not in entry.name
-                )
+                return sorted(f"{folder}/{one.name}" for one in entries if one.is_file())
         except FileNotFoundError:
             return []
 
@@ -244,12 +256,23 @@ class RemoteStore:
 
     def names(self, folder: str) -> list[str]:
         """List the files of one folder, sorted; none if there is no such folder."""
+        return [name for name in self._all_names(folder) if _HALF not in name]
+
+    def sweep(self, folder: str, mark: str) -> None:
+        """Remove what was left half written in a folder, of files with `mark` in their names."""
+        if self._appears_whole:
+            return
+        for name in self._all_names(folder):
+            if _HALF in name and mark in name:
+                self.remove(name)
+
+    def _all_names(self, folder: str) -> list[str]:
         found = (
             str(facts["name"]).rstrip("/").rpartition("/")[2]
             for facts in self._list(self._path(folder))
             if facts["type"] != "directory"
         )
-        return sorted(f"{folder}/{name}" for name in found if name and ".tmp-" not in name)
+        return sorted(f"{folder}/{name}" for name in found if name)
 
     def exists(self, name: str) -> bool:
         """Say whether there is such a file."""
@@ -272,7 +295,7 @@ class RemoteStore:
         if self._appears_whole:
             _patiently(self.system.pipe_file, path, data)
             return
-        temporary = f"{path}.tmp-{os.getpid()}"
+        temporary = f"{path}{_HALF}{os.getpid()}"
         self.system.makedirs(path.rpartition("/")[0], exist_ok=True)
         _patiently(self.system.pipe_file, temporary, data)
         _patiently(self.system.mv, temporary, path)

@@ -48,6 +48,8 @@ REPORT_SECONDS = 1.0
 """Between two reports of progress [seconds]."""
 STORE_FAULTS = 24
 """After so many recordings in a row that a store does not give, the job stops."""
+SPARE_ATTEMPTS = 5
+"""How much more often than it has recordings a ticket may end its worker."""
 ACCELERATOR_POOL = 128
 """Recordings sorted by length together where batches are large."""
 REMOTE_READERS = 16
@@ -209,6 +211,7 @@ class Worker:
                 self._check(lazy.settings())
             self._engine = lazy.get()
             decoder = job.search.decoder(self._engine.alphabet)
+        self._health = _Health()
         self._watch = _Watch(job.patience_seconds)
         self._decoder: Decoder = _WatchedDecoder(decoder, self._watch)
 
@@ -226,7 +229,14 @@ class Worker:
         if mark is not None and mark.outcome is not None:
             return mark.outcome
         attempt = 0 if mark is None else mark.attempt + 1
-        parts = _Parts(self._job, self._store, stem=f"{self._job.run}-{ticket.number:06d}")
+        if attempt > ticket.count + SPARE_ATTEMPTS:
+            raise UnheardError(
+                f"The process that transcribes ended {attempt} times at the same {ticket.count} "
+                "recordings: expected at most once for each. Is there too little memory? The same "
+                "command goes on where it stopped."
+            )
+        stem = f"{self._job.run}-{ticket.number:06d}"
+        parts = _Parts(self._job, self._store, self._health, stem=stem)
         self._write_mark(ticket, Mark(attempt=attempt))
         items = read_ticket(self._store, self._job.list_name, ticket)
         with self._guarding(ticket, attempt):
@@ -234,6 +244,7 @@ class Worker:
                 self._listen(items, parts)
             else:
                 self._listen_carefully(items, parts, ticket, mark)
+            parts.keep_faults()
             parts.commit()
         self._write_mark(ticket, Mark(attempt=attempt, outcome=parts.outcome))
         return parts.outcome
@@ -248,7 +259,7 @@ class Worker:
                 continue
             if item.id == before.trying:
                 # It was alone with the worker when that ended, and among others before.
-                parts.fail(item, _crash(hung=before.hung))
+                parts.fail(item, _crash(hung=before.hung), is_deadly=True)
                 parts.commit()
                 continue
             mark = Mark(attempt=before.attempt + 1, trying=item.id)
@@ -366,9 +377,10 @@ class Worker:
 class _Parts:
     """The records of a ticket: kept for a while, then written as a part."""
 
-    def __init__(self, job: Job, store: Store, *, stem: str) -> None:
+    def __init__(self, job: Job, store: Store, health: "_Health", *, stem: str) -> None:
         self._job = job
         self._store = store
+        self._health = health
         self._stem = stem
         self._number = 0
         self._done: list[dict[str, Any]] = []
@@ -393,7 +405,8 @@ class _Parts:
 
     def finish(self, item: Item, row: Mapping[str, Any], *, with_words: bool) -> None:
         """Keep a transcript."""
-        self._keep_faults()
+        self._health.faults_in_a_row = 0
+        self.keep_faults()
         dropped = {"path"} if with_words else {"path", "words"}
         record = {
             "id": item.id,
@@ -404,12 +417,20 @@ class _Parts:
         self._done.append(record)
         self._seconds += row["duration_seconds"]
 
-    def fail(self, item: Item, error: AudioError, *, is_fault_of_store: bool = False) -> None:
+    def fail(
+        self,
+        item: Item,
+        error: AudioError,
+        *,
+        is_deadly: bool = False,
+        is_fault_of_store: bool = False,
+    ) -> None:
         """Keep a dead letter.
 
         Args:
             item: the recording.
             error: why it could not be transcribed.
+            is_deadly: do not touch it any more.
             is_fault_of_store: keep it back until the store gives another recording.
 
         Raises:
@@ -422,13 +443,14 @@ class _Parts:
             "reason": error.reason,
             "detail": str(error),
             "bytes": item.num_bytes,
-            "sha256": _hash(item),
+            "sha256": None if is_deadly else _hash(item),
         }
         if not is_fault_of_store:
             self._failed.append(record)
             return
         self._faults_of_store.append(record)
-        if len(self._faults_of_store) >= STORE_FAULTS:
+        self._health.faults_in_a_row += 1
+        if self._health.faults_in_a_row >= STORE_FAULTS:
             raise UnheardError(
                 f"The store gave none of the last {STORE_FAULTS} recordings; the last error was: "
                 f"{error} Check the network and the credentials; the same command then goes on "
@@ -460,7 +482,6 @@ class _Parts:
 
     def commit(self) -> None:
         """Write what is kept as a part, if this run may still write."""
-        self._keep_faults()
         if self._done or self._failed:
             with _writing(self._job.output):
                 self._check_owner()
@@ -474,8 +495,8 @@ class _Parts:
             self._done, self._failed, self._seconds = [], [], 0.0
         self._since = time.monotonic()
 
-    def _keep_faults(self) -> None:
-        """The store works after all: what it did not give is a fault of those recordings."""
+    def keep_faults(self) -> None:
+        """Keep what the store did not give: it gives others, or the ticket is at its end."""
         self._failed += self._faults_of_store
         self._faults_of_store = []
 
@@ -490,6 +511,17 @@ class _Parts:
                 f"Another run writes to {self._job.output}: expected {self._job.run}, found "
                 f"{owner.get('run')}. This worker stops; what it had not written is done there."
             )
+
+
+@dataclass(kw_only=True)
+class _Health:
+    """How the store of the recordings is.
+
+    Attributes:
+        faults_in_a_row: recordings that it did not give, since the last one that it did.
+    """
+
+    faults_in_a_row: int = 0
 
 
 @dataclass

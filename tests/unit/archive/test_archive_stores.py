@@ -74,6 +74,10 @@ def test_half_written_files_of_others_are_not_listed(tmp_path: Path) -> None:
     opened.write("parts/a", b"")
     (tmp_path / "parts" / "b.tmp-123").write_bytes(b"half")
     assert opened.names("parts") == ["parts/a"]
+    opened.sweep("parts", "-other-")
+    assert (tmp_path / "parts" / "b.tmp-123").exists()
+    opened.sweep("parts", "b")
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["a"]
 
 
 def test_a_store_that_shows_parts_of_files_gets_another_name_first(
