@@ -23,8 +23,8 @@ from rich.text import Text
 
 from unheard.audio.signal import SAMPLE_RATE
 from unheard.errors import ConfigError
-from unheard.inference.engine import Dtype
 from unheard.inference.inputs import ModelLike
+from unheard.inference.number_format import Dtype
 from unheard.inference.streaming import HOP_SECONDS, StreamSegment, StreamUpdate
 from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
 from unheard.tasks.live_source import LiveSource, Piece, open_source
@@ -286,7 +286,8 @@ class _Session:
         waits = time.monotonic() - pieces[0].arrived
         self._longest_wait = max(self._longest_wait, waits)
         if waits >= self._warned_at:
-            self._warned_at *= 2
+            while waits >= self._warned_at:
+                self._warned_at *= 2
             logger.warning(
                 "this machine is too slow: %.1f s of sound wait to be heard. Partial texts now "
                 "come every %.1f s; nothing is lost, it comes later. A smaller model, longer "

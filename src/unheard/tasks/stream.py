@@ -5,8 +5,9 @@ from typing import Literal, Self
 
 from unheard.decoding.hypothesis import Word
 from unheard.decoding.search import Decoder
-from unheard.inference.engine import Dtype, Engine
+from unheard.inference.engine import Engine
 from unheard.inference.inputs import ModelLike, as_bundle
+from unheard.inference.number_format import Dtype
 from unheard.inference.streaming import (
     HOP_SECONDS,
     Listener,
