@@ -29,6 +29,8 @@ INLINE_BYTES = 1_900_000_000
 """Up to this size weights are in the graph's own file [bytes]; protocol buffers end at 2 GiB."""
 EXTERNAL_SUFFIX = ".data"
 """What is appended to the graph's name for the file of larger weights."""
+EXTERNAL_BYTES = 1024
+"""Smaller constants, such as shapes, stay in the graph's own file [bytes]."""
 _PAGE_BYTES = 4096
 """What external weights begin at multiples of, so that they can be mapped into memory."""
 
@@ -182,7 +184,7 @@ def write_graph(
         tensor.name = weight
         tensor.data_type = kinds[_stored_type(value)]
         tensor.dims.extend(value.shape)
-        if external is None or value.ndim == 0:
+        if external is None or weight not in places:
             tensor.raw_data = _bytes(value)
         else:
             tensor.data_location = TensorProto.EXTERNAL
@@ -216,11 +218,11 @@ def _make_node(node: Node) -> "NodeProto":
 
 
 def _places(graph: Graph) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Lay the constants out in a file of their own: name -> offset and length [bytes]."""
+    """Lay large constants out in a file of their own: name -> offset and length [bytes]."""
     end = 0
     for name, value in graph.weights.items():
-        if value.ndim:
-            length = value.numel() * _stored_type(value).itemsize
+        length = value.numel() * _stored_type(value).itemsize
+        if length >= EXTERNAL_BYTES:
             yield name, (end, length)
             end += length + -length % _PAGE_BYTES
 
