@@ -1,6 +1,6 @@
 """Live recognition: is the final text that of the windows, and how late is the text?
 
-    python -m benchmarks.streaming MODEL MANIFEST [--files 50] [--minutes 3] [--out PAGE]
+    python -m benchmarks.streaming MODEL MANIFEST [--dtype auto] [--out PAGE]
 
 MANIFEST lists recordings (JSON lines with "audio"). Two parts:
 
@@ -10,10 +10,10 @@ all words with their times, must be equal. In windows of 15 and of 4 seconds.
 
 Time: one live stream on one core, pieces of 0.1 s that come at the speed of sound. The clock is
 simulated: a piece arrives when it would; the computation takes as long as it took, measured as
-processor time, so that other work on the machine does not count (the wall clock is in a column
-beside it). What arrives during a computation waits, and is heard at once, as `unheard listen` does
-it. The latency of a partial text is counted for every piece: from its arrival until the first
-partial text that includes it. The load is processor seconds for a second of sound.
+processor time, so that other work on the machine does not count. What arrives during a
+computation waits, and is heard at once, as `unheard listen` does it. The latency of a partial text
+is counted for every piece: from its arrival until the first partial text that includes it. The
+load is processor seconds for a second of sound.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,14 +100,9 @@ def compare(
     return equal
 
 
-def live(
-    engine: Engine,
-    sound: NDArray[np.float32],
-    window_seconds: float,
-    hop: float,
-    clock: Callable[[], float],
-) -> Live:
-    """Simulate a live stream; `clock` tells what a computation takes."""
+def live(engine: Engine, sound: NDArray[np.float32], window_seconds: float, hop: float) -> Live:
+    """Simulate a live stream."""
+    clock = time.process_time
     found = Live(seconds=sound.shape[0] / SAMPLE_RATE)
     listener = Listener(
         engine,
@@ -157,6 +152,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--hop", type=float, default=0.5)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -171,7 +167,7 @@ def main() -> int:
         [part for sound in sounds for part in (sound, np.zeros(SAMPLE_RATE // 2, np.float32))]
     )
     talk = joined[: round(options.minutes * 60 * SAMPLE_RATE)]
-    engine = Engine(unheard.load_model(options.model))
+    engine = Engine(unheard.load_model(options.model), dtype=options.dtype)
     lines = ["## Final text", ""]
     lines += ["| windows | recordings with equal text and words | all joined |", "|---|---|---|"]
     wrong = 0
@@ -186,24 +182,21 @@ def main() -> int:
         )
     lines += ["", "## Latency and load of one live stream on one core", ""]
     lines += [
-        "| windows | clock | partial p50 | partial p95 | partial texts a minute | load | "
-        "load, all runs | age of final words p50, p95 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| windows | partial p50 | partial p95 | partial texts a minute | load | load, all runs | "
+        "age of words in final segments p50, p95 |",
+        "|---|---|---|---|---|---|---|",
     ]
-    live(engine, talk[: 20 * SAMPLE_RATE], 4.0, options.hop, time.process_time)  # warm
+    live(engine, talk[: 20 * SAMPLE_RATE], 4.0, options.hop)  # warm
     for window_seconds in WINDOWS_SECONDS:
-        for name, clock in (("processor", time.process_time), ("wall", time.perf_counter)):
-            runs = [
-                live(engine, talk, window_seconds, options.hop, clock) for _ in range(options.runs)
-            ]
-            loads = sorted(run.busy / run.seconds for run in runs)
-            middle = sorted(runs, key=lambda run: run.busy)[len(runs) // 2]
-            lines.append(
-                f"| {window_seconds:g} s | {name} | {cell(middle.latencies, 0.5)} s | "
-                f"{cell(middle.latencies, 0.95)} s | {60 * middle.partials / middle.seconds:.0f} | "
-                f"{middle.busy / middle.seconds:.3f} | {loads[0]:.3f} to {loads[-1]:.3f} | "
-                f"{cell(middle.final_ages, 0.5)}, {cell(middle.final_ages, 0.95)} s |"
-            )
+        runs = [live(engine, talk, window_seconds, options.hop) for _ in range(options.runs)]
+        loads = sorted(run.busy / run.seconds for run in runs)
+        middle = sorted(runs, key=lambda run: run.busy)[len(runs) // 2]
+        lines.append(
+            f"| {window_seconds:g} s | {cell(middle.latencies, 0.5)} s | "
+            f"{cell(middle.latencies, 0.95)} s | {60 * middle.partials / middle.seconds:.0f} | "
+            f"{middle.busy / middle.seconds:.3f} | {loads[0]:.3f} to {loads[-1]:.3f} | "
+            f"{cell(middle.final_ages, 0.5)}, {cell(middle.final_ages, 0.95)} s |"
+        )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -218,7 +211,8 @@ def main() -> int:
         f"{sum(sound.shape[0] for sound in sounds) / SAMPLE_RATE / 60:.1f} min, of which "
         f"{talk.shape[0] / SAMPLE_RATE / 60:.1f} min were live; pieces of {PIECE_SECONDS} s, a "
         f"partial text every {options.hop} s, greedy; {len(engine.alphabet)} symbols, "
-        f"{sum(p.numel() for p in engine.model.parameters()) / 1e6:.1f} million parameters. "
+        f"{sum(p.numel() for p in engine.model.parameters()) / 1e6:.1f} million parameters, "
+        f"{engine.dtype}. "
         f"{platform.machine()}, one core, one thread; Python {platform.python_version()}; torch "
         f"{torch.__version__}. The clock is simulated from measured times: see benchmarks/"
         "streaming.py.",
