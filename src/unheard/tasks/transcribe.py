@@ -168,6 +168,7 @@ def transcribe(
     padding: Literal["masked", "zeros"] | None = None,
     dtype: Dtype = "auto",
     batch_seconds: float | None = None,
+    window_seconds: float | None = None,
     workers: int | None = None,
 ) -> Transcript: ...
 @overload
@@ -190,6 +191,7 @@ def transcribe(
     padding: Literal["masked", "zeros"] | None = None,
     dtype: Dtype = "auto",
     batch_seconds: float | None = None,
+    window_seconds: float | None = None,
     workers: int | None = None,
 ) -> list[Transcript]: ...
 def transcribe(
@@ -211,12 +213,14 @@ def transcribe(
     padding: Literal["masked", "zeros"] | None = None,
     dtype: Dtype = "auto",
     batch_seconds: float | None = None,
+    window_seconds: float | None = None,
     workers: int | None = None,
 ) -> Transcript | list[Transcript]:
     """Write down what is said in recordings.
 
     Recordings longer than 30 seconds run in windows, cut where it is quiet, in the same memory
-    for any length. For folders, and where some recordings may be unreadable, see `transcribe_files`.
+    for any length. For folders, and where some recordings may be unreadable, see
+    `transcribe_files`.
 
     Args:
         model: a loaded model, or what `load_model` takes.
@@ -243,6 +247,8 @@ def transcribe(
             each recording runs alone.
         dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
+        window_seconds: longest window of recordings that are longer than it; if not given, 15 for
+            those longer than 30.
         workers: threads that decode; None chooses by the machine.
 
     Returns:
@@ -278,6 +284,7 @@ def transcribe(
         options.decoder(engine.alphabet),
         word_times=word_times,
         keep_readings=nbest > 1,
+        window_seconds=window_seconds,
         workers=workers,
     )
     return list(found) if several else next(found)
@@ -304,6 +311,7 @@ def transcribe_files(
     padding: Literal["masked", "zeros"] | None = None,
     dtype: Dtype = "auto",
     batch_seconds: float | None = None,
+    window_seconds: float | None = None,
     workers: int | None = None,
     device: str = "cpu",
     shard: str | None = None,
@@ -346,6 +354,8 @@ def transcribe_files(
         padding: how padding in a batch is treated, instead of what the model says.
         dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
+        window_seconds: longest window of recordings that are longer than it; if not given, 15 for
+            those longer than 30.
         workers: threads that decode; None chooses by the machine.
         device: where to load the model, unless it is loaded.
         shard: "i/n" does the i-th of n parts; give each part an `out` of its own.
@@ -401,6 +411,7 @@ def transcribe_files(
         padding=padding,
         dtype=dtype,
         batch_seconds=batch_seconds,
+        window_seconds=window_seconds,
     )
     tally = _Tally()
     if out is None:
@@ -479,6 +490,7 @@ def _transcribe(
     *,
     word_times: bool,
     keep_readings: bool,
+    window_seconds: float | None,
     workers: int | None,
 ) -> Iterator[Transcript]:
     """Transcribe in the order given; the first recording that cannot be read ends it."""
@@ -489,7 +501,16 @@ def _transcribe(
             paths[index] = os.fspath(one) if isinstance(one, str | os.PathLike) else None
             yield as_source(one)
 
-    with contextlib.closing(hear(engine, sources(), decoder, workers=workers)) as results:
+    whole, window = window_lengths(window_seconds)
+    heard_all = hear(
+        engine,
+        sources(),
+        decoder,
+        workers=workers,
+        whole_seconds=whole,
+        window_seconds=window,
+    )
+    with contextlib.closing(heard_all) as results:
         for heard in _in_order(results):
             if heard.error is not None:
                 raise heard.error
@@ -513,6 +534,13 @@ def _in_order(results: Iterable[Heard]) -> Iterator[Heard]:
             turn += 1
 
 
+def window_lengths(window_seconds: float | None) -> tuple[float, float]:
+    """Longest recording to hear whole, and longest window of others, as asked for or as usual."""
+    if window_seconds is None:
+        return WHOLE_SECONDS, WINDOW_SECONDS
+    return window_seconds, window_seconds
+
+
 class LazyEngine:
     """Knows what a model is without loading it, and loads it when it is needed."""
 
@@ -527,7 +555,9 @@ class LazyEngine:
         padding: Literal["masked", "zeros"] | None,
         dtype: Dtype,
         batch_seconds: float | None,
+        window_seconds: float | None = None,
     ) -> None:
+        self.whole_seconds, self.window_seconds = window_lengths(window_seconds)
         self.search = search
         self.keep_readings = keep_readings
         self._model = model
@@ -547,8 +577,8 @@ class LazyEngine:
             **({"readings": True} if self.keep_readings else {}),
             "padding": self._padding or "model",
             "dtype": self._dtype,
-            "whole_seconds": WHOLE_SECONDS,
-            "window_seconds": WINDOW_SECONDS,
+            "whole_seconds": self.whole_seconds,
+            "window_seconds": self.window_seconds,
             "context_seconds": CONTEXT_SECONDS,
             "search_seconds": SEARCH_SECONDS,
             "results_version": RESULTS_VERSION,
@@ -597,7 +627,15 @@ def _run(
     engine = lazy.get()
     decoder = lazy.search.decoder(engine.alphabet)
     sources = (Source(audio=one.path) for one in readable)
-    with contextlib.closing(hear(engine, sources, decoder, workers=workers)) as results:
+    heard_all = hear(
+        engine,
+        sources,
+        decoder,
+        workers=workers,
+        whole_seconds=lazy.whole_seconds,
+        window_seconds=lazy.window_seconds,
+    )
+    with contextlib.closing(heard_all) as results:
         for heard in _in_order(results) if sink.keeps_order else results:
             one = readable[heard.index]
             if heard.error is not None:

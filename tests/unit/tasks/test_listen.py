@@ -440,3 +440,8 @@ def test_a_stream_is_the_transcript_of_the_windows(bundle, talk):
     for start in range(0, len(long), 50_000):
         stream.feed(long[start : start + 50_000])
     assert stream.finish() == unheard.transcribe(bundle, Waveform(samples=long))
+    for samples in (long[: 20 * RATE], long[: 5 * RATE], long[: 2 * RATE], long[:100]):
+        stream = Stream(bundle, window_seconds=5.0, hop_seconds=None)
+        stream.feed(samples)
+        whole = unheard.transcribe(bundle, Waveform(samples=samples), window_seconds=5.0)
+        assert stream.finish() == whole
