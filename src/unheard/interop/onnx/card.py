@@ -23,7 +23,8 @@ with wave.open("talk.wav") as file:  # {rate} Hz, mono, 16 bits
 {normalize}session = onnxruntime.InferenceSession("{graph}")
 (logits,) = session.run(None, {{"{input}": samples[None]}})
 best = logits[0].argmax(axis=-1)
-writes = json.load(open("{description}", encoding="utf-8"))["writes"]
+with open("{description}", encoding="utf-8") as file:
+    writes = json.load(file)["writes"]
 text = "".join(writes[symbol] for symbol in best[np.flatnonzero(np.diff(best, prepend=-1))])
 print(" ".join(text.split()))
 """
