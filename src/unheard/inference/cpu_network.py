@@ -20,6 +20,7 @@ output and its head are float32, and so is what the layers of a `norm_first` net
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,8 +40,13 @@ from unheard.models.ctc import CtcModel
 from unheard.models.feature_encoder import ChannelNorm, ConvBlock, FeatureEncoder, TimeNorm
 from unheard.models.transformer import LanguageAdapter, Transformer, TransformerLayer
 
-STRETCH_FRAMES = 100
+STRETCH_FRAMES = 96
 """Output frames of the convolutions computed at a time; their values fit the cache."""
+ROOM_FRAMES = 16
+"""Recordings take a multiple of so many rows. oneDNN generates code for each new shape, about a
+millisecond a product: recordings of any length then share that of few shapes."""
+FREE_TAPS = 32
+"""Taps of a bfloat16 product that take no longer than fewer would."""
 SCORE_BYTES = 1_500_000
 """Attention scores computed at a time [bytes]: what the caches of two cores hold."""
 SMALLEST_SUM = 2.0**-100
@@ -81,13 +87,54 @@ class CpuNetwork:
         Returns:
             Of each (frames, vocab) natural log-probabilities, float32.
         """
-        features = [self._features(torch.from_numpy(samples))[:frames] for samples, frames in batch]
+        places = _places([frames for _, frames in batch])
+        features = [
+            self._features(torch.from_numpy(samples), place.room)
+            for (samples, _), place in zip(batch, places, strict=True)
+        ]
         rows = features[0] if len(features) == 1 else torch.cat(features)
         del features
         rows = self._projection(self._feature_norm(rows))
-        rows = self._transformer(rows, [frames for _, frames in batch])
-        logits = self._head(rows.float())
-        return list(torch.log_softmax(logits, dim=-1).split([frames for _, frames in batch]))
+        rows = self._transformer(rows, places)
+        log_probs = torch.log_softmax(self._head(rows.float()), dim=-1)
+        return [log_probs[place.start : place.start + place.frames] for place in places]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the frames of a recording lie among the rows of a batch.
+
+    Attributes:
+        start: row of its first frame.
+        frames: rows that are frames of the recording.
+        room: rows that it takes, a multiple of `ROOM_FRAMES`; what is in the others never reaches
+            its frames.
+    """
+
+    start: int
+    frames: int
+    room: int
+
+    @property
+    def rows(self) -> slice:
+        """All rows that it takes."""
+        return slice(self.start, self.start + self.room)
+
+    @property
+    def spare(self) -> slice:
+        """The rows behind its last frame."""
+        return slice(self.start + self.frames, self.start + self.room)
+
+
+def _places(counts: list[int]) -> list[_Place]:
+    """Lay recordings of so many frames below each other."""
+    places: list[_Place] = []
+    start = 0
+    for frames in counts:
+        room = -(-frames // ROOM_FRAMES) * ROOM_FRAMES
+        places.append(_Place(start, frames, room))
+        start += room
+    return places
 
 
 class _Features:
@@ -103,10 +150,9 @@ class _Features:
             stride *= block.stride
         self.stride, self.field = stride, field
 
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Turn samples (samples,) into (frames, channels)."""
-        run_first = self.first.prepare(samples)
-        frames = (samples.shape[0] - self.field) // self.stride + 1
+    def __call__(self, samples: Tensor, frames: int) -> Tensor:
+        """Turn samples (samples,) into (frames, channels), where needed of zeros behind them."""
+        run_first = self.first.prepare(samples, (frames - 1) * self.stride + self.field)
         stretches: list[Tensor] = []
         for start in range(0, frames, STRETCH_FRAMES):
             count = min(STRETCH_FRAMES, frames - start)
@@ -124,20 +170,28 @@ class _FirstConv:
     def __init__(self, block: ConvBlock, *, dtype: torch.dtype) -> None:
         self.kernel, self.stride = block.kernel, block.stride
         self.dtype = dtype
-        self.weight = block.weight.detach()[:, 0].clone()  # (channels, kernel)
-        self.bias = None if block.bias is None else block.bias.detach().clone()
+        self.weight = block.weight.detach()[:, 0].float()  # (channels, kernel)
+        self.bias = None if block.bias is None else block.bias.detach().float()
         self.time_norm = block.norm if isinstance(block.norm, TimeNorm) else None
         self.channel_norm = _Norm(block.norm) if isinstance(block.norm, ChannelNorm) else None
 
-    def prepare(self, samples: Tensor) -> "_FirstConvOf":
-        """Take in all samples of a recording, for the statistics of its norm."""
+    def prepare(self, samples: Tensor, num_samples: int) -> "_FirstConvOf":
+        """Take in all samples of a recording, for the statistics of its norm.
+
+        Args:
+            samples: (samples,) of the recording.
+            num_samples: how many will be asked for, zeros behind the recording among them.
+        """
         weight, bias, offset = self.weight, self.bias, 0.0
         if self.time_norm is not None:
             offset = float(samples.mean(dtype=torch.float64))
             weight, bias = fold_time_norm(
                 samples, weight, self.time_norm, stride=self.stride, offset=offset
             )
-        return _FirstConvOf(self, samples - offset if offset else samples, weight, bias)
+        ready = torch.zeros(num_samples)
+        heard = min(num_samples, samples.shape[0])
+        torch.sub(samples[:heard], offset, out=ready[:heard])
+        return _FirstConvOf(self, ready, weight, bias)
 
 
 class _FirstConvOf:
@@ -147,28 +201,30 @@ class _FirstConvOf:
         self, conv: _FirstConv, samples: Tensor, weight: Tensor, bias: Tensor | None
     ) -> None:
         self.conv = conv
-        split = conv.dtype != torch.float32
         self.parts = [samples]
-        weights = [weight]
-        if split:
-            high = samples.to(conv.dtype)
-            low = (samples - high.float()).to(conv.dtype)
-            weight_high = weight.to(conv.dtype).float()
+        dtype = torch.float32
+        if conv.dtype != torch.float32 and 3 * conv.kernel <= FREE_TAPS:
+            dtype = conv.dtype
+            high = samples.to(dtype)
+            low = (samples - high.float()).to(dtype)
+            weight_high = weight.to(dtype).float()
             self.parts = [high, low, high]
-            weights = [weight_high, weight_high, weight - weight_high]
+            weight = torch.cat([weight_high, weight_high, weight - weight_high], dim=1)
         self.product = Linear(
-            torch.cat(weights, dim=1),
+            weight,
             bias,
-            dtype=conv.dtype,
+            dtype=dtype,
             after="none" if conv.channel_norm is not None else "gelu",
+            once=True,
         )
 
     def __call__(self, begin: int, end: int) -> Tensor:
         """Convolve samples `begin` to `end`, (time, channels)."""
         steps = (end - begin - self.conv.kernel) // self.conv.stride + 1
         shape, strides = (steps, self.conv.kernel), (self.conv.stride, 1)
-        rows = torch.cat([part.as_strided(shape, strides, begin) for part in self.parts], dim=1)
-        values = self.product(rows)
+        taps = [part.as_strided(shape, strides, begin) for part in self.parts]
+        values = self.product(taps[0].contiguous() if len(taps) == 1 else torch.cat(taps, dim=1))
+        values = values.to(self.conv.dtype)
         if self.conv.channel_norm is None:
             return values
         return F.gelu(self.conv.channel_norm(values))
@@ -180,8 +236,8 @@ def fold_time_norm(
     """Make a norm over time part of the weights of the convolution over samples before it.
 
     A channel's value is its weights times the taps under it. So its mean over time is its weights
-    times the mean of the taps, its variance is the weights on both sides of their covariance. A
-    bias of the convolution shifts value and mean alike, and is not needed.
+    times the mean of the taps, and its variance is the weights on both sides of their covariance.
+    A bias of the convolution shifts value and mean alike, and is not needed.
 
     Args:
         samples: (samples,) of the recording.
@@ -194,16 +250,22 @@ def fold_time_norm(
         weight (channels, kernel) and bias (channels,) with which the convolution gives normed
         values, float32.
     """
-    kernel = weight.shape[1]
+    channels, kernel = weight.shape
     steps = (samples.shape[0] - kernel) // stride + 1
-    taps = (samples.double() - offset).as_strided((steps, kernel), (stride, 1))
-    mean = taps.mean(dim=0)
-    covariance = taps.t() @ taps / steps - torch.outer(mean, mean)
+    shape, strides = (steps, kernel), (stride, 1)
     wide = weight.double()
-    variance = ((wide @ covariance) * wide).sum(dim=1).clamp_min(0)
+    if kernel * 4 <= channels:
+        taps = (samples.double() - offset).as_strided(shape, strides)
+        tap_mean = taps.mean(dim=0)
+        covariance = taps.t() @ taps / steps - torch.outer(tap_mean, tap_mean)
+        mean = wide @ tap_mean
+        variance = ((wide @ covariance) * wide).sum(dim=1).clamp_min(0)
+    else:  # the taps outnumber the values that they make
+        values = ((samples - offset).as_strided(shape, strides) @ weight.t()).double()
+        mean = values.mean(dim=0)
+        variance = (values - mean).square_().mean(dim=0)
     scale = norm.weight.double() * torch.rsqrt(variance + norm.epsilon)
-    folded = wide * scale[:, None]
-    return folded.float(), (norm.bias.double() - folded @ mean).float()
+    return (wide * scale[:, None]).float(), (norm.bias.double() - scale * mean).float()
 
 
 class _Conv:
@@ -257,16 +319,18 @@ class _Transformer:
             if isinstance(layer, TransformerLayer)
         ]
 
-    def __call__(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """Put frames (rows, dim) into context; `counts` [frames] of each recording."""
-        position = [self.positional(part) for part in rows.split(counts)]
+    def __call__(self, rows: Tensor, places: list[_Place]) -> Tensor:
+        """Put frames (rows, dim) into context."""
+        for place in places:
+            rows[place.spare] = 0
+        position = [self.positional(rows[place.rows]) for place in places]
         rows = rows + (position[0] if len(position) == 1 else torch.cat(position))
         if self.norm_first:
             rows = rows.float()
         else:
             rows = self.norm(rows)
         for layer in self.layers:
-            rows = layer(rows, counts)
+            rows = layer(rows, places)
         return self.norm(rows) if self.norm_first else rows
 
 
@@ -295,26 +359,24 @@ class _Layer:
         self.ffn_norm = _Norm(layer.ffn_norm)
         self.adapter = None if layer.adapter is None else _Adapter(layer.adapter, dtype=dtype)
 
-    def __call__(self, rows: Tensor, counts: list[int]) -> Tensor:
+    def __call__(self, rows: Tensor, places: list[_Place]) -> Tensor:
         if not self.norm_first:
-            heard = self._attend(rows, counts)
+            heard = self._attend(rows, places)
             rows = self.attention_norm(self.output.added_to(rows, heard))
             return self.ffn_norm(self.outer.added_to(rows, self.inner(rows)))
-        heard = self._attend(self.attention_norm(rows).to(self.dtype), counts)
+        heard = self._attend(self.attention_norm(rows).to(self.dtype), places)
         rows = self.output.added_to(rows, heard)
         hidden = self.inner(self.ffn_norm(rows).to(self.dtype))
         rows = self.outer.added_to(rows, hidden)
         return rows if self.adapter is None else self.adapter(rows)
 
-    def _attend(self, rows: Tensor, counts: list[int]) -> Tensor:
+    def _attend(self, rows: Tensor, places: list[_Place]) -> Tensor:
         """Self-attention within each recording, before the output product: (rows, dim)."""
         joined = self.joined(rows)
         heard = torch.empty_like(rows)
-        start = 0
-        for count in counts:
-            stop = start + count
-            attend(joined[start:stop], heard[start:stop], heads=self.heads)
-            start = stop
+        for place in places:
+            joined[place.spare] = 0
+            attend(joined[place.rows], heard[place.rows], frames=place.frames, heads=self.heads)
         return heard
 
 
@@ -331,7 +393,7 @@ class _Adapter:
         return self.up.added_to(rows, self.down(self.norm(rows).to(self.dtype)))
 
 
-def attend(joined: Tensor, heard: Tensor, *, heads: int) -> None:
+def attend(joined: Tensor, heard: Tensor, *, frames: int, heads: int) -> None:
     """Self-attention over the frames of one recording, in stretches that fit into cache.
 
     The scores are powers of two of what query and key give, divided by their sum at the end,
@@ -339,68 +401,72 @@ def attend(joined: Tensor, heard: Tensor, *, heads: int) -> None:
     as long as no sum leaves the range of the type; where one does, all is done again as a softmax.
 
     Args:
-        joined: (frames, 3 * dim), query (scaled, see `_Layer`), key and value side by side.
-        heard: (frames, dim), written to.
+        joined: (rows, 3 * dim), query (scaled, see `_Layer`), key and value side by side.
+        heard: (rows, dim), written to.
+        frames: how many rows are heard; those behind them are zeros.
         heads: of the attention; head h owns the h-th stretch of each dim.
     """
-    frames = joined.shape[0]
-    # (frames, 3 * dim) -> (3, heads, frames, head_dim)
-    query, key, value = joined.view(frames, 3, heads, -1).permute(1, 2, 0, 3)
-    result = heard.view(frames, heads, -1).transpose(0, 1)
-    head_bytes = frames * frames * joined.element_size()
+    length = joined.shape[0]
+    # (rows, 3 * dim) -> (3, heads, rows, head_dim)
+    query, key, value = joined.view(length, 3, heads, -1).permute(1, 2, 0, 3)
+    result = heard.view(length, heads, -1).transpose(0, 1)
+    head_bytes = length * length * joined.element_size()
     together = max(1, min(heads, SCORE_BYTES // head_bytes))
-    rows = max(1, min(frames, SCORE_BYTES // (frames * joined.element_size())))
-    sums = torch.empty(heads, frames, 1)
+    step = max(1, min(length, SCORE_BYTES // (length * joined.element_size())))
+    sums = torch.empty(heads, length, 1)
     if together > 1:
         for head in range(0, heads, together):
             several = slice(head, head + together)
             scores = torch.bmm(query[several], key[several].transpose(1, 2))
-            result[several] = _mix(scores, value[several], sums[several])
+            mixed = torch.bmm(_powers(scores, sums[several], frames), value[several])
+            torch.mul(mixed, _reciprocal(sums[several], mixed), out=result[several])
     else:
-        scores = torch.empty(rows, frames, dtype=joined.dtype)
+        scores = torch.empty(step, length, dtype=joined.dtype)
         for head in range(heads):
-            mixture = _HeadMixture(key[head], value[head])
-            for row in range(0, frames, rows):
-                stretch = slice(row, row + rows)
-                mixture(query[head, stretch], scores, sums[head, stretch], result[head, stretch])
+            attend_head = _HeadAttention(key[head], value[head], scores=scores, frames=frames)
+            for row in range(0, length, step):
+                rows = slice(row, row + step)
+                attend_head(query[head, rows], sums[head, rows], result[head, rows])
     smallest, largest = torch.aminmax(sums)
     if float(smallest) > SMALLEST_SUM and float(largest) < 1 / SMALLEST_SUM:
         return
     for head in range(heads):
-        for row in range(0, frames, rows):
-            stretch = slice(row, row + rows)
-            scores = torch.mm(query[head, stretch], key[head].t()).float().mul_(math.log(2))
-            weights = torch.softmax(scores, dim=-1).to(value.dtype)
-            result[head, stretch] = torch.mm(weights, value[head])
+        for row in range(0, length, step):
+            rows = slice(row, row + step)
+            scores = torch.mm(query[head, rows], key[head, :frames].t()).float()
+            weights = torch.softmax(scores.mul_(math.log(2)), dim=-1).to(value.dtype)
+            result[head, rows] = torch.mm(weights, value[head, :frames])
 
 
-def _mix(scores: Tensor, values: Tensor, sums: Tensor) -> Tensor:
-    """Mix values (..., keys, dim) by scores (..., rows, keys), which are overwritten."""
-    mixed = torch.matmul(_powers(scores, sums), values)
-    return mixed.mul_(sums.reciprocal().to(mixed.dtype))
-
-
-class _HeadMixture:
+class _HeadAttention:
     """Attention of one head over many frames."""
 
-    def __init__(self, key: Tensor, value: Tensor) -> None:
-        # torch's float32 product of MKL is half as fast as oneDNN's on some processors.
-        self.transposed = has_packed_products() and key.dtype == torch.float32
-        self.key = key.contiguous() if self.transposed else key.t()
-        self.value = value.t().contiguous() if self.transposed else value
+    def __init__(self, key: Tensor, value: Tensor, *, scores: Tensor, frames: int) -> None:
+        """Take keys and values (rows, head_dim), and room for scores to work in."""
+        self.scores, self.frames = scores, frames
+        # torch's float32 product, of MKL, is half as fast as oneDNN's on some processors.
+        self.by_onednn = has_packed_products() and key.dtype == torch.float32
+        self.key = key.contiguous() if self.by_onednn else key.t()
+        self.value = value.t().contiguous() if self.by_onednn else value
 
-    def __call__(self, query: Tensor, scores: Tensor, sums: Tensor, result: Tensor) -> None:
-        """Attend from `query` (rows, head_dim); `scores` is room to work in."""
-        if self.transposed:
-            result.copy_(product(_powers(product(query, self.key), sums), self.value))
+    def __call__(self, query: Tensor, sums: Tensor, result: Tensor) -> None:
+        """Attend from `query` (some rows, head_dim); writes their sums and results."""
+        if self.by_onednn:
+            scores = product(query, self.key)
+            mixed = product(_powers(scores, sums, self.frames), self.value)
         else:
-            scores = torch.mm(query, self.key, out=scores[: query.shape[0]])
-            result.copy_(torch.mm(_powers(scores, sums), self.value))
-        result.mul_(sums.reciprocal().to(result.dtype))
+            scores = torch.mm(query, self.key, out=self.scores[: query.shape[0]])
+            mixed = torch.mm(_powers(scores, sums, self.frames), self.value)
+        torch.mul(mixed, _reciprocal(sums, mixed), out=result)
 
 
-def _powers(scores: Tensor, sums: Tensor) -> Tensor:
-    """Raise two to the scores, in place, and sum rows."""
+def _powers(scores: Tensor, sums: Tensor, frames: int) -> Tensor:
+    """Raise two to the scores, in place, and sum rows over `frames` keys."""
     torch.exp2(scores, out=scores)
-    torch.sum(scores, dim=-1, keepdim=True, dtype=torch.float32, out=sums)
+    torch.sum(scores[..., :frames], dim=-1, keepdim=True, dtype=torch.float32, out=sums)
     return scores
+
+
+def _reciprocal(sums: Tensor, values: Tensor) -> Tensor:
+    """One over the sums, in the type of what they divide."""
+    return sums.reciprocal().to(values.dtype)

@@ -63,7 +63,13 @@ class Linear:
     """Rows times a weight, plus bias: `torch.nn.functional.linear` with what follows it."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype, after: After = "none"
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        dtype: torch.dtype,
+        after: After = "none",
+        once: bool = False,
     ) -> None:
         """Lay out the weights.
 
@@ -72,12 +78,13 @@ class Linear:
             bias: (outputs,) or None.
             dtype: of rows, weights and result.
             after: what is done to the result.
+            once: whether the weights are used too little for packing them to pay.
         """
         weight = weight.detach().to(dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
         self.after: After = after
         self.packed = has_packed_products()
-        self.weight = _packed_linear(weight) if self.packed else weight.clone()
+        self.weight = _packed_linear(weight) if self.packed and not once else weight.clone()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Multiply (rows, inputs) -> (rows, outputs)."""
