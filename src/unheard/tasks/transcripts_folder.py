@@ -6,16 +6,20 @@
     <name>.<format>      the text or subtitles of each recording
 
 A recording has its record in exactly one of the two files. Its own output file is written
-first, whole or not at all; then its record is appended in one write and flushed. A process
-killed between the two does the recording again. Records that are to be made again (a changed
-recording, a failed one that is tried again) are taken out, atomically, before the work begins.
+first, whole or not at all; then its record is appended in one write and flushed. Threads do that
+beside the model, which does not wait for the disk; records keep the order in which they are
+given. A process killed before a record is written does its recording again. Records that are to
+be made again (a changed recording, a failed one that is tried again) are taken out, atomically,
+before the work begins.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +40,10 @@ HEADER = "transcribe.json"
 TRANSCRIPTS = "transcripts.jsonl"
 DEAD_LETTERS = "dead_letters.jsonl"
 LOCK = ".transcribe.lock"
+
+MOST_PENDING = 64
+"""Transcripts that wait for the disk at most; with more, the model waits too."""
+_WRITERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +90,10 @@ class TranscriptsFolder:
         self._names: dict[str, str] = {}
         self._known: dict[str, _Known] = {}
         self._stack = ExitStack()
+        # Outputs wait for the disk side by side, records one after the other.
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="outputs")
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="records")
+        self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
         """Lock the folder.
@@ -91,10 +103,18 @@ class TranscriptsFolder:
         """
         with self._writing():
             self._stack.enter_context(files.locked(self.path / LOCK))
+            self._stack.enter_context(self._writers)
+            self._stack.enter_context(self._recorder)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Write what is waiting, also after a fault, and unlock."""
+        with self._stack:
+            while self._pending:
+                stored = self._pending.popleft()
+                # A fault that ended the run is told, not those that follow from it.
+                with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
+                    stored.result()
 
     def open(self, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Read what an earlier run left, or begin.
@@ -169,7 +189,7 @@ class TranscriptsFolder:
         return Plan(pending=tuple(pending), done=done, failed=failed)
 
     def write_transcript(self, one: Listed, row: Mapping[str, Any]) -> None:
-        """Write a recording's output, then its record."""
+        """Write a recording's output, then its record; both soon, and in any case at the exit."""
         name = self._name(one)
         record = {
             "path": one.path,
@@ -181,9 +201,14 @@ class TranscriptsFolder:
             # Last, since they are long.
             "words": row["words"],
         }
-        with self._writing():
-            self._write_output(record)
-            files.append_jsonl(self.path / TRANSCRIPTS, record)
+        written = self._writers.submit(self._write_output, record)
+
+        def store() -> None:
+            with self._writing():
+                written.result()
+                files.append_jsonl(self.path / TRANSCRIPTS, record)
+
+        self._submit(store)
 
     def write_dead_letter(self, one: Listed, error: AudioError) -> None:
         """Write down why a recording could not be transcribed."""
@@ -193,11 +218,20 @@ class TranscriptsFolder:
             "reason": error.reason,
             "detail": str(error),
             "bytes": one.num_bytes,
-            "sha256": _hash(one),
-            "modified_ns": one.modified_ns,
         }
-        with self._writing():
-            files.append_jsonl(self.path / DEAD_LETTERS, row)
+
+        def store() -> None:
+            with self._writing():
+                ending = {"sha256": _hash(one), "modified_ns": one.modified_ns}
+                files.append_jsonl(self.path / DEAD_LETTERS, {**row, **ending})
+
+        self._submit(store)
+
+    def _submit(self, store: Callable[[], None]) -> None:
+        """Let a record be written in its turn; raises what an earlier one failed with."""
+        self._pending.append(self._recorder.submit(store))
+        while self._pending and (len(self._pending) > MOST_PENDING or self._pending[0].done()):
+            self._pending.popleft().result()
 
     def _check_header(self, path: Path, settings: Mapping[str, Any], fingerprint: str) -> None:
         """Refuse records that were made with other settings."""

@@ -246,7 +246,8 @@ def _break_cost(text: str, silence: float) -> float:
         return -1.0
     if last in _CLAUSE_ENDS:
         return -0.2
-    return 0.6 * (1.0 - min(max(silence, 0.0), 1.0))
+    # Rounded, so that equal silences cost the same.
+    return 0.6 * round(1.0 - min(max(silence, 0.0), 1.0), 3)
 
 
 class _Fit:
