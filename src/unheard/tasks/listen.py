@@ -27,7 +27,7 @@ from unheard.inference.inputs import ModelLike
 from unheard.inference.number_format import Dtype
 from unheard.inference.streaming import HOP_SECONDS, StreamSegment, StreamUpdate
 from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
-from unheard.tasks.live_source import LiveSource, Piece, open_source
+from unheard.tasks.live_source import LiveSource, Piece, check_source, open_source
 from unheard.tasks.stream import Stream
 from unheard.tasks.transcribe import Transcript
 from unheard.text import subtitles
@@ -173,6 +173,7 @@ def listen(
             "A microphone comes at the speed of sound: expected a file with fast. Name it: "
             "--file talk.wav --fast."
         )
+    check_source(file)
     shown = stdout or sys.stdout
     # Partial texts that nobody sees are not computed.
     is_watched = json or stats or shown.isatty()

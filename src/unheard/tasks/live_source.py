@@ -269,9 +269,21 @@ def _read_exactly(pipe: BinaryIO, count: int) -> bytes:
     return data
 
 
-@contextmanager
-def _microphone(name: str | None) -> Iterator[LiveSource]:
-    """Open a microphone at its own rate."""
+def check_source(file: str | os.PathLike[str] | None) -> None:
+    """Refuse early what `open_source` cannot open.
+
+    Raises:
+        AudioError: if there is no such file, or no PortAudio.
+        MissingExtraError: if a microphone is to be heard and "unheard[microphone]" is missing.
+    """
+    if file is None:
+        _load_sounddevice()
+    elif os.fspath(file) != "-":
+        io.probe(file)
+
+
+def _load_sounddevice() -> Any:
+    """Import the library that opens microphones."""
     try:
         import sounddevice
     except ImportError as error:
@@ -285,6 +297,13 @@ def _microphone(name: str | None) -> Iterator[LiveSource]:
             "or give the sound by a pipe: arecord -f S16_LE -r 16000 | unheard listen MODEL -",
             reason="no_portaudio",
         ) from error
+    return sounddevice
+
+
+@contextmanager
+def _microphone(name: str | None) -> Iterator[LiveSource]:
+    """Open a microphone at its own rate."""
+    sounddevice = _load_sounddevice()
     chosen = int(name) if name is not None and name.isdecimal() else name
     try:
         found = sounddevice.query_devices(chosen, "input")
