@@ -12,6 +12,8 @@ change to a compiled function, remove what is kept of the modules that call it
 (`__pycache__/*.nbi`).
 """
 
+import functools
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -49,8 +51,9 @@ def _compile(function: Callable[..., Any], **switches: bool) -> Callable[..., An
         compiled = numba.njit(cache=True, nogil=True, **known)(function)
     except RuntimeError as error:
         logger.info("compiled code is not kept, every process compiles anew: %s", error)
-        return numba.njit(nogil=True, **known)(function)
+        compiled = numba.njit(nogil=True, **known)(function)
     _survive_unreadable(compiled)
+    _collect_no_garbage(compiled)
     return compiled
 
 
@@ -74,3 +77,24 @@ def _survive_unreadable(compiled: Any) -> None:
             return None
 
     cache.load_overload = load_or_forget
+
+
+def _collect_no_garbage(compiled: Any) -> None:
+    """Compile without looking for garbage meanwhile.
+
+    The compiler makes objects by the hundred thousand, and beside torch's own each search among
+    them takes a tenth of a second: a fifth of the time of compilation.
+    """
+    compile_signature = compiled.compile
+
+    @functools.wraps(compile_signature)
+    def compile_in_one_go(signature: Any) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return compile_signature(signature)
+        finally:
+            if collecting:
+                gc.enable()
+
+    compiled.compile = compile_in_one_go

@@ -110,8 +110,6 @@ class Histories(NamedTuple):
         depth: int32 (capacity,), how many words.
         state: int64 (capacity,), of the language model, and above it that of the hot phrases.
         step: float64 (capacity,), what the last word added, the look-ahead apart [nats].
-        given: float64 (capacity,), what another model gave to the whole history between frames,
-            weighted; it is in the masses and steps. NaN where it was not asked yet [nats].
         table: int32 (power of two,), hash table of (parent, word); -1 where free.
         used: int64 (1,), how many there are.
     """
@@ -121,7 +119,6 @@ class Histories(NamedTuple):
     depth: NDArray[np.int32]
     state: NDArray[np.int64]
     step: NDArray[np.float64]
-    given: NDArray[np.float64]
     table: NDArray[np.int32]
     used: NDArray[np.int64]
 
@@ -273,7 +270,6 @@ def new_histories(capacity: int) -> Histories:
         depth=np.zeros(capacity, np.int32),
         state=np.zeros(capacity, np.int64),
         step=np.zeros(capacity),
-        given=np.zeros(capacity),
         table=np.full(_table_size(capacity), -1, np.int32),
         used=np.ones(1, np.int64),
     )
@@ -283,7 +279,7 @@ def more_room(histories: Histories, capacity: int) -> Histories:
     """Copy histories to where there is room for `capacity` of them."""
     larger = new_histories(capacity)
     used = int(histories.used[0])
-    for name in ("parent", "word", "depth", "state", "step", "given"):
+    for name in ("parent", "word", "depth", "state", "step"):
         getattr(larger, name)[:used] = getattr(histories, name)[:used]
     larger.used[0] = used
     index_histories(larger)
@@ -306,7 +302,7 @@ def _mix(a, b):
 def extend(histories, tree, lm, hot, rules, history, word):
     """Return the history that is one word longer, or -1 when there is no room for it."""
     mask = histories.table.shape[0] - 1
-    place = _mix(history, word) & mask
+    place = _mix(np.int64(history), np.int64(word)) & mask
     while True:
         found = histories.table[place]
         if found < 0:
@@ -321,7 +317,7 @@ def extend(histories, tree, lm, hot, rules, history, word):
     step = tree.word_score[word]
     next_state = np.int64(0)
     if rules.has_lm:
-        log_prob, next_state = ngram_step(lm, state & _LM_STATE, tree.lm_word[word])
+        log_prob, next_state = ngram_step(lm, state & _LM_STATE, np.int64(tree.lm_word[word]))
         step += rules.lm_weight * log_prob
     hot_state = hot.next_state[state >> 40, tree.hot_word[word]]
     step += hot.bonus[hot_state]
@@ -330,7 +326,6 @@ def extend(histories, tree, lm, hot, rules, history, word):
     histories.depth[made] = histories.depth[history] + 1
     histories.state[made] = next_state | (np.int64(hot_state) << 40)
     histories.step[made] = step
-    histories.given[made] = np.nan
     histories.table[place] = made
     histories.used[0] = made + 1
     return np.int32(made)
@@ -342,7 +337,7 @@ def index_histories(histories):
     mask = histories.table.shape[0] - 1
     histories.table[:] = -1
     for number in range(1, histories.used[0]):
-        place = _mix(histories.parent[number], histories.word[number]) & mask
+        place = _mix(np.int64(histories.parent[number]), np.int64(histories.word[number])) & mask
         while histories.table[place] >= 0:
             place = (place + 1) & mask
         histories.table[place] = number
@@ -377,7 +372,6 @@ def collect(histories, beam, number):
         histories.depth[kept] = histories.depth[old]
         histories.state[kept] = histories.state[old]
         histories.step[kept] = histories.step[old]
-        histories.given[kept] = histories.given[old]
         kept += 1
     histories.used[0] = kept
     for i in range(beam.size[0]):
@@ -408,7 +402,9 @@ def nth_largest(values, count, n):
     while low < high:
         middle = (low + high) >> 1
         a, b, c = values[low], values[middle], values[high]
-        pivot = max(min(a, b), min(max(a, b), c))
+        if a > b:
+            a, b = b, a
+        pivot = b if b < c else (c if c > a else a)
         i = low
         j = high
         while i <= j:
@@ -448,12 +444,14 @@ def _prepare(row, rules, scale, frame):
             best = v
     floor = -rules.symbol_threshold
     if rules.symbols_per_frame < vocab - 1:
-        others = 0
+        others = np.int64(0)
         for v in range(vocab):
             if v != rules.blank:
                 stay[others] = row[v]
                 others += 1
-        floor = max(floor, nth_largest(stay, others, rules.symbols_per_frame))
+        rank = nth_largest(stay, others, rules.symbols_per_frame)
+        if rank > floor:
+            floor = rank
     if top == -np.inf:
         top = 0.0
     inverse = 1.0 / scale[1]
@@ -468,7 +466,8 @@ def _prepare(row, rules, scale, frame):
         grow[v] = 0.0
         if v != rules.blank and (row[v] >= floor or v == best) and factor > 0.0:
             grow[v] = factor
-            largest = max(largest, factor)
+            if factor > largest:
+                largest = factor
             frame.active[count] = v
             count += 1
     frame.numbers[0] = count
@@ -497,7 +496,7 @@ def _chain(head, following, size, of_history, of_node):
     head[:] = -1
     mask = head.shape[0] - 1
     for i in range(size):
-        place = _mix(of_history[i], of_node[i]) & mask
+        place = _mix(np.int64(of_history[i]), np.int64(of_node[i])) & mask
         following[i] = head[place]
         head[place] = i
 
@@ -524,11 +523,13 @@ def _stay(now, spare, size, tree, rules, frame):
         spare.blank_mass[i] = by_blank
         spare.symbol_mass[i] = by_symbol
         score = by_blank + by_symbol
-        best = max(best, score)
-        least = min(least, score)
+        if score > best:
+            best = score
+        if score < least:
+            least = score
     lowest = best * rules.threshold
-    if size >= rules.beam:
-        lowest = max(lowest, least)
+    if size >= rules.beam and least > lowest:
+        lowest = least
     frame.reals[1] = best
     frame.reals[2] = lowest
 
@@ -547,7 +548,7 @@ def _thin(candidates, count, width, ranked):
     for i in range(count):
         if candidates.mass[i] > limit:
             ties -= 1
-    kept = 0
+    kept = np.int64(0)
     for i in range(count):
         mass = candidates.mass[i]
         if mass == limit:
@@ -595,12 +596,12 @@ def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories,
     # The most that a symbol can bring at the root, where the look-ahead begins.
     at_root = largest * frame.reals[3]
     end_factor = grow[rules.boundary] if rules.boundary >= 0 else 0.0
-    leap = end_factor if apart else max(end_factor, at_root)
+    leap = end_factor if apart or end_factor > at_root else at_root
     chained = frame.numbers[1] > 0
     if chained:
         shared_head[:] = -1
         chained = False
-    count = 0
+    count = np.int64(0)
     for i in range(size):
         at = now_node[i]
         by_blank = now_blank[i]
@@ -622,7 +623,7 @@ def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories,
                     continue
                 word = label[begin + ending]
                 parent = now_history[i]
-                place = _mix(parent, word) & table_mask
+                place = _mix(np.int64(parent), np.int64(word)) & table_mask
                 history = table[place]
                 while history >= 0 and (of_parent[history] != parent or of_word[history] != word):
                     place = (place + 1) & table_mask
@@ -660,7 +661,7 @@ def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories,
                     mass *= grow[symbol] * tree_edge[child] * factor
                 if mass <= lowest:
                     continue
-                place = _mix(history, child)
+                place = _mix(np.int64(history), np.int64(child))
                 found = head[place & mask]
                 while found >= 0 and (now_history[found] != history or now_node[found] != child):
                     found = following[found]
@@ -679,7 +680,8 @@ def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories,
                         continue
                 if count == room:
                     count, limit = _thin(candidates, count, width, ranked)
-                    lowest = max(lowest, limit)
+                    if limit > lowest:
+                        lowest = limit
                     chained = True
                 if shared:
                     shared_following[count] = shared_head[slot]
@@ -691,7 +693,8 @@ def _grow(now, spare, size, candidates, lookup, tree, lm, hot, rules, histories,
                 count += 1
                 if mass > best:
                     best = mass
-                    lowest = max(lowest, best * threshold)
+                    if best * threshold > lowest:
+                        lowest = best * threshold
     frame.numbers[1] = 1 if chained else 0
     return count
 
@@ -709,13 +712,15 @@ def _select(now, spare, size, candidates, count, rules, scores, ranked, scale):
     best = 0.0
     for i in range(size):
         scores[i] = spare.blank_mass[i] + spare.symbol_mass[i]
-        best = max(best, scores[i])
+        if scores[i] > best:
+            best = scores[i]
     for i in range(size, total):
         scores[i] = candidates.mass[i - size]
-        best = max(best, scores[i])
+        if scores[i] > best:
+            best = scores[i]
     scale[1] = best if best > 0.0 else 1.0
     limit = best * rules.threshold
-    above = 0
+    above = np.int64(0)
     for i in range(total):
         if scores[i] > 0.0 and scores[i] >= limit:
             ranked[above] = scores[i]
@@ -786,7 +791,7 @@ def _drop_beaten(spare, size, lookup, rules, histories, dropped):
     head[:] = -1
     mask = head.shape[0] - 1
     for i in range(size):
-        place = _mix(histories.state[spare.history[i]], spare.node[i]) & mask
+        place = _mix(np.int64(histories.state[spare.history[i]]), np.int64(spare.node[i])) & mask
         following[i] = head[place]
         head[place] = i
     for i in range(size):
@@ -794,7 +799,7 @@ def _drop_beaten(spare, size, lookup, rules, histories, dropped):
         node = spare.node[i]
         by_blank, by_symbol = spare.blank_mass[i], spare.symbol_mass[i]
         beaten = 0
-        other = head[_mix(state, node) & mask]
+        other = head[_mix(np.int64(state), np.int64(node)) & mask]
         while other >= 0 and beaten < rules.histories:
             if (
                 other != i
@@ -848,7 +853,8 @@ def search(log_probs, first, tree, lm, hot, rules, histories, beam):
     taken = log_probs.shape[0]
     root_gain = 0.0
     for child in range(tree.first_child[0], tree.first_child[1]):
-        root_gain = max(root_gain, tree.edge[child])
+        if tree.edge[child] > root_gain:
+            root_gain = tree.edge[child]
     frame.reals[3] = root_gain
     _chain(lookup.head, lookup.following, size, now.history, now.node)
     for t in range(first, log_probs.shape[0]):
@@ -917,7 +923,7 @@ def close(tree, lm, hot, rules, histories, beam, end_word, ended, score, whole):
         either = beam.now.blank_mass[i] + beam.now.symbol_mass[i]
         log_mass = base + np.log(either) - tree.hope[node]
         words = tree.first_label[node + 1] - tree.first_label[node]
-        for ending in range(max(words, 1)):
+        for ending in range(words if words > 0 else 1):
             history = beam.now.history[i]
             reached = log_mass
             if words:
@@ -927,7 +933,9 @@ def close(tree, lm, hot, rules, histories, beam, end_word, ended, score, whole):
                     return -1
                 reached += histories.step[history]
             if rules.has_lm:
-                log_prob, _ = ngram_step(lm, histories.state[history] & _LM_STATE, end_word)
+                log_prob, _ = ngram_step(
+                    lm, histories.state[history] & _LM_STATE, np.int64(end_word)
+                )
                 reached += rules.lm_weight * log_prob
             ended[count] = history
             score[count] = reached

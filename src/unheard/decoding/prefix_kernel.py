@@ -30,14 +30,12 @@ NO_LM, WORDS, UNITS = 0, 1, 2
 """What the language model predicts: nothing, words at their ends, or every symbol."""
 
 PARENT, SYMBOL, CHILD, SIBLING, SLOT, SPELLING, STATE, HOT = range(8)
-WORD_COUNT, UNKNOWN_COUNT, END_STATE, DEPTH, JUDGED = range(8, 13)
-"""Columns of `Working.prefix_numbers`; END_STATE is -1 until the word's end was scored, JUDGED 0
-until GIVEN says what another model thinks of this prefix itself."""
+WORD_COUNT, UNKNOWN_COUNT, END_STATE, DEPTH = range(8, 12)
+"""Columns of `Working.prefix_numbers`; END_STATE is -1 until the word's end was scored."""
 
-SCORE, AHEAD, LM_SCORE, HOT_SCORE, END_SCORE, GIVEN = range(6)
+SCORE, AHEAD, LM_SCORE, HOT_SCORE, END_SCORE = range(5)
 """Columns of `Working.prefix_scores`: all that is not acoustic, weighted; what is expected of the
-unfinished word; the language model's part, not weighted; hot words; the word's end; what another
-model gave between frames, weighted, to this prefix or to the last one on the way to it."""
+unfinished word; the language model's part, not weighted; hot words; the word's end."""
 
 BEFORE, FIRST, BEFORE_LAST, BEFORE_FRAMES = range(4)
 """Columns of `Working.entry_numbers`: entry of the symbol before, first frame of this one, last
@@ -167,8 +165,8 @@ class Working(NamedTuple):
     """The state of one search; written by the kernel.
 
     Attributes:
-        prefix_numbers: int32 (room, 13).
-        prefix_scores: float64 (room, 6).
+        prefix_numbers: int32 (room, 12).
+        prefix_scores: float64 (room, 5).
         entry_numbers: int32 (room, 4).
         entry_carried: float64 (room,), log-probability of the frames of the symbol before.
         slot_numbers: int32 (2, beam, 8), now and next.
@@ -220,41 +218,35 @@ def log_add(a, b):
     return a if apart < -38.0 else a + math.log1p(math.exp(apart))
 
 
-@inline
-def _spell(spelling, node, symbol):
+@inner
+def _spell(symbols, first_child, node, symbol):
     """Return the node below `node` for `symbol`, or -1."""
     if node < 0:
-        return -1
-    low = spelling.first_child[node]
-    end = spelling.first_child[node + 1]
+        return np.int64(-1)
+    low = np.int64(first_child[node])
+    end = np.int64(first_child[node + 1])
     high = end
     while low < high:
         middle = (low + high) >> 1
-        if spelling.symbol[middle] < symbol:
+        if symbols[middle] < symbol:
             low = middle + 1
         else:
             high = middle
-    if low < end and spelling.symbol[low] == symbol:
+    if low < end and symbols[low] == symbol:
         return low
-    return -1
+    return np.int64(-1)
 
 
 @inner
-def _weigh(scoring, lm_score, words, unknown, hot_score):
-    """Join the parts of a score that are not acoustic."""
-    score = scoring.lm_weight * lm_score + scoring.word_bonus * words + hot_score
-    # An unknown score of minus infinity times no unknown words is zero.
-    return score + scoring.unknown_score * unknown if unknown else score
-
-
-@inner
-def _end_word(scoring, numbers, scores, node):
+def _end_word(word_of, lm, numbers, scores, node):
     """Score the end of a prefix's last word, once; return the word's number or -1."""
     spelling = numbers[node, SPELLING]
-    word = scoring.spelling.word[spelling] if spelling >= 0 else -1
+    word = np.int64(-1)
+    if spelling >= 0:
+        word = np.int64(word_of[spelling])
     if numbers[node, END_STATE] < 0:
-        known = np.int64(max(word, 0))
-        log_prob, state = ngram_step(scoring.lm, np.int64(numbers[node, STATE]), known)
+        known = word if word >= 0 else np.int64(0)
+        log_prob, state = ngram_step(lm, np.int64(numbers[node, STATE]), known)
         scores[node, END_SCORE] = log_prob
         numbers[node, END_STATE] = state
     return word
@@ -268,32 +260,46 @@ def _grow(scoring, numbers, scores, node, symbol):
         Weighted score, look-ahead, the model's score, its state, node in the spelling trie, state
         and score of hot words, number of words and of unknown ones.
     """
+    mode, boundary, lm, hot_words = scoring.mode, scoring.boundary, scoring.lm, scoring.hot
+    spelling_tables, word_ahead = scoring.spelling, scoring.ahead
+    unknown_ahead, begins_word = scoring.unknown_ahead, scoring.begins_word
+    unit_begin, units = scoring.unit_begin, scoring.unit
+    lm_weight, word_bonus = scoring.lm_weight, scoring.word_bonus
+    unknown_score = scoring.unknown_score
     lm_score = scores[node, LM_SCORE]
     state = np.int64(numbers[node, STATE])
     words = np.int64(numbers[node, WORD_COUNT])
     unknown = np.int64(numbers[node, UNKNOWN_COUNT])
     spelling = np.int64(0)
-    hot = np.int64(scoring.hot.following[numbers[node, HOT], scoring.hot.kind[symbol]])
-    hot_score = scores[node, HOT_SCORE] + scoring.hot.gain[hot]
-    ahead = scoring.hot.ahead[hot]
-    words += 1 if symbol == scoring.boundary else scoring.begins_word[symbol]
-    if scoring.mode == WORDS:
-        if symbol == scoring.boundary:
-            if _end_word(scoring, numbers, scores, node) < 0:
+    hot = np.int64(hot_words.following[numbers[node, HOT], hot_words.kind[symbol]])
+    hot_score = scores[node, HOT_SCORE] + hot_words.gain[hot]
+    ahead = hot_words.ahead[hot]
+    ends = symbol == boundary
+    words += 1 if ends else begins_word[symbol]
+    if mode == WORDS:
+        if ends:
+            if _end_word(spelling_tables.word, lm, numbers, scores, node) < 0:
                 unknown += 1
             lm_score += scores[node, END_SCORE]
             state = np.int64(numbers[node, END_STATE])
         else:
-            spelling = np.int64(_spell(scoring.spelling, numbers[node, SPELLING], symbol))
-        ahead += scoring.ahead[spelling] if spelling >= 0 else scoring.unknown_ahead
-    elif scoring.mode == UNITS:
-        for place in range(scoring.unit_begin[symbol], scoring.unit_begin[symbol + 1]):
-            unit = np.int64(scoring.unit[place])
-            log_prob, state = ngram_step(scoring.lm, state, unit)
+            spelling = _spell(
+                spelling_tables.symbol,
+                spelling_tables.first_child,
+                np.int64(numbers[node, SPELLING]),
+                symbol,
+            )
+        ahead += word_ahead[spelling] if spelling >= 0 else unknown_ahead
+    elif mode == UNITS:
+        for place in range(unit_begin[symbol], unit_begin[symbol + 1]):
+            unit = np.int64(units[place])
+            log_prob, state = ngram_step(lm, state, unit)
             lm_score += log_prob
             if unit == 0:
                 unknown += 1
-    score = _weigh(scoring, lm_score, words, unknown, hot_score) + scores[node, GIVEN]
+    score = lm_weight * lm_score + word_bonus * words + hot_score
+    if unknown:  # minus infinity times no unknown words is zero
+        score += unknown_score * unknown
     return score, ahead, lm_score, state, spelling, hot, hot_score, words, unknown
 
 
@@ -376,25 +382,30 @@ def _stay(scoring, working, row, boundary_sum):
     What flows in from a shorter text in the beam is in it. Returns the number of candidates in
     the heap, which are the slots that are possible, and the best one's score.
     """
-    side = working.counts[SIDE]
-    numbers, scores = working.slot_numbers[side], working.slot_scores[side]
-    parents, children, siblings = working.links[0], working.links[1], working.links[2]
+    counts, sums, links = working.counts, working.sums, working.links
+    prefix_numbers, prefix_scores = working.prefix_numbers, working.prefix_scores
+    heap_scores, heap_slots = working.heap_scores, working.heap_slots
+    heap_symbols = working.heap_symbols
+    boundary = scoring.boundary
     blank = row[scoring.blank]
+    side = counts[SIDE]
+    numbers, scores = working.slot_numbers[side], working.slot_scores[side]
+    parents, children, siblings = links[0], links[1], links[2]
     pause = log_add(blank, boundary_sum)
-    slots = working.counts[SLOTS]
+    slots = counts[SLOTS]
     children[:slots] = -1
     size = np.int64(0)
     best = -math.inf
     for slot in range(slots):
         node = numbers[slot, NODE]
         symbol = numbers[slot, LAST_SYMBOL]
-        above = working.prefix_numbers[node, PARENT]
-        parent = working.prefix_numbers[above, SLOT] if above >= 0 else -1
+        above = prefix_numbers[node, PARENT]
+        parent = prefix_numbers[above, SLOT] if above >= 0 else -1
         parents[slot] = parent
         if parent >= 0:
             siblings[slot] = children[parent]
             children[parent] = slot
-        if symbol < 0 or symbol == scoring.boundary:
+        if symbol < 0 or symbol == boundary:
             with_blank = scores[slot, TOTAL] + pause
             with_symbol = -math.inf
             if parent >= 0:
@@ -407,25 +418,16 @@ def _stay(scoring, working, row, boundary_sum):
                 repeated = numbers[parent, LAST_SYMBOL] == symbol
                 coming = scores[parent, BLANK_SUM if repeated else TOTAL] + row[symbol]
                 with_symbol = log_add(with_symbol, coming)
-        working.sums[0, slot] = with_blank
-        working.sums[1, slot] = with_symbol
-        score = (
-            log_add(with_blank, with_symbol)
-            + working.prefix_scores[node, SCORE]
-            + working.prefix_scores[node, AHEAD]
-        )
+        sums[0, slot] = with_blank
+        sums[1, slot] = with_symbol
+        score = log_add(with_blank, with_symbol)
+        score += prefix_scores[node, SCORE] + prefix_scores[node, AHEAD]
         if score > -math.inf:
             size = _push(
-                working.heap_scores,
-                working.heap_slots,
-                working.heap_symbols,
-                size,
-                slots,
-                score,
-                slot,
-                np.int64(-1),
+                heap_scores, heap_slots, heap_symbols, size, slots, score, slot, np.int64(-1)
             )
-            best = max(best, score)
+            if score > best:
+                best = score
     return size, best
 
 
@@ -438,23 +440,28 @@ def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
     Returns:
         How many letters there are, and whether the frame may add a boundary.
     """
-    symbols, scores = working.symbols, working.symbol_scores
+    symbols, scores, tried = working.symbols, working.symbol_scores, working.tried
+    stamp = working.counts[FRAME] + 1
+    writable, most = scoring.writable, limits.symbols_per_frame
+    wanted = -limits.symbol_threshold
     top = -math.inf
     for symbol in range(row.shape[0]):
-        top = max(top, row[symbol])
-    wanted = min(-limits.symbol_threshold, top)
+        if row[symbol] > top:
+            top = row[symbol]
+    if top < wanted:
+        wanted = top
     count = 0
     louder = 0  # letters that are more probable than the boundary
     for symbol in range(row.shape[0]):
         log_prob = row[symbol]
-        if scoring.writable[symbol] and log_prob >= wanted:
+        if writable[symbol] and log_prob >= wanted:
             if log_prob > boundary_sum:
                 louder += 1
             if log_prob >= least:
                 symbols[count] = symbol
                 scores[count] = log_prob
                 count += 1
-    bounded = boundary_sum >= wanted and louder < limits.symbols_per_frame
+    bounded = boundary_sum >= wanted and louder < most
     gap = 1
     while gap < count // 3:
         gap = 3 * gap + 1
@@ -469,68 +476,75 @@ def _choose_symbols(scoring, limits, working, row, boundary_sum, least):
             symbols[lower] = symbol
             scores[lower] = score
         gap //= 3
-    count = min(count, limits.symbols_per_frame - bounded)
+    if bounded:
+        most -= 1
+    if count > most:
+        count = most
     for place in range(count):
-        working.tried[symbols[place]] = working.counts[FRAME] + 1
+        tried[symbols[place]] = stamp
     return count, bounded
 
 
-@inline
-def _offer(limits, working, size, best, floor, score, slot, symbol):
-    """Put a candidate into the heap if it is above the floor; return size, best and floor."""
-    if score > floor:
-        size = _push(
-            working.heap_scores,
-            working.heap_slots,
-            working.heap_symbols,
-            size,
-            limits.candidates,
-            score,
-            slot,
-            symbol,
-        )
-        best = max(best, score)
-        floor = max(floor, best - limits.threshold)
-        if size == limits.candidates:
-            floor = max(floor, working.heap_scores[0])
+@inner
+def _offer(scores, slots, symbols, size, best, floor, threshold, score, slot, symbol):
+    """Put a candidate that is above the floor into the heap; return size, best and floor."""
+    room = scores.shape[0]
+    size = _push(scores, slots, symbols, size, room, score, slot, symbol)
+    if score > best:
+        best = score
+        if best - threshold > floor:
+            floor = best - threshold
+    if size == room and scores[0] > floor:
+        floor = scores[0]
     return size, best, floor
 
 
 @inner
 def _extend(scoring, limits, working, row, boundary_sum, size, best):
     """Offer each slot's text with one more symbol; return size of the heap and the best score."""
-    side = working.counts[SIDE]
-    numbers, scores = working.slot_numbers[side], working.slot_scores[side]
+    counts, links, marks, tried = working.counts, working.links, working.marks, working.tried
     prefixes, prefix_scores = working.prefix_numbers, working.prefix_scores
+    heap_scores, heap_slots = working.heap_scores, working.heap_slots
+    heap_symbols, symbols = working.heap_symbols, working.symbols
+    symbol_scores = working.symbol_scores
+    side = counts[SIDE]
+    numbers, scores = working.slot_numbers[side], working.slot_scores[side]
+    of_words, of_units = scoring.mode == WORDS, scoring.mode == UNITS
     spelling, ahead, hot = scoring.spelling, scoring.ahead, scoring.hot
-    marks = working.marks
-    frame = working.counts[FRAME] + 1
-    slots = working.counts[SLOTS]
+    begins_word, word_bonus = scoring.begins_word, scoring.word_bonus
     boundary = np.int64(scoring.boundary)
-    of_words = scoring.mode == WORDS
     beyond = scoring.unknown_ahead if of_words else 0.0  # what is ahead of no beginning of a word
     end_most = scoring.end_most + hot.most + (ahead[0] if of_words else 0.0)
     symbol_most = scoring.symbol_most + hot.most
-    floor = best - limits.threshold
-    if size == limits.candidates:
-        floor = max(floor, working.heap_scores[0])
+    threshold = limits.threshold
+    first_child, spelt, kind = spelling.first_child, spelling.symbol, hot.kind
+    following, gain, hot_ahead = hot.following, hot.gain, hot.ahead
+    frame = counts[FRAME] + 1
+    slots = counts[SLOTS]
+    floor = best - threshold
+    if size == heap_scores.shape[0] and heap_scores[0] > floor:
+        floor = heap_scores[0]
     reach = -math.inf
     for slot in range(slots):
-        node = numbers[slot, NODE]
+        node = np.int64(numbers[slot, NODE])
         hope = beyond
-        if of_words and prefixes[node, SPELLING] >= 0:
-            hope = max(hope, ahead[prefixes[node, SPELLING]])
-        reach = max(reach, scores[slot, TOTAL] + prefix_scores[node, SCORE] + hope)
+        if of_words:
+            begun = prefixes[node, SPELLING]
+            if begun >= 0 and ahead[begun] > hope:
+                hope = ahead[begun]
+        hope += scores[slot, TOTAL] + prefix_scores[node, SCORE]
+        if hope > reach:
+            reach = hope
     count, bounded = _choose_symbols(
         scoring, limits, working, row, boundary_sum, floor - reach - symbol_most
     )
-    loudest = working.symbol_scores[0] if count else -math.inf
+    loudest = symbol_scores[0] if count else -math.inf
     for slot in range(slots):
-        node = numbers[slot, NODE]
+        node = np.int64(numbers[slot, NODE])
         last = numbers[slot, LAST_SYMBOL]
         total = scores[slot, TOTAL]
         so_far = prefix_scores[node, SCORE]
-        begun = prefixes[node, SPELLING] if of_words else -1
+        begun = np.int64(prefixes[node, SPELLING] if of_words else -1)
         known = -math.inf
         if begun >= 0:
             known = total + so_far + symbol_most + ahead[begun]
@@ -538,60 +552,99 @@ def _extend(scoring, limits, working, row, boundary_sum, size, best):
         ending = (
             bounded
             and last >= 0
-            and last != scoring.boundary
+            and last != boundary
             and total + so_far + end_most + boundary_sum > floor
         )
-        if not ending and max(known, unknown) + loudest <= floor:
+        if not ending and known + loudest <= floor and unknown + loudest <= floor:
             continue
-        working.counts[STAMP] += 1
-        stamp = working.counts[STAMP]
-        child = working.links[1, slot]
+        stamp = counts[STAMP] + 1
+        counts[STAMP] = stamp
+        child = links[1, slot]
         while child >= 0:
             marks[numbers[child, LAST_SYMBOL]] = stamp
-            child = working.links[2, child]
+            child = links[2, child]
         if ending and marks[boundary] != stamp:
             grown = _grow(scoring, prefixes, prefix_scores, node, boundary)
             score = total + boundary_sum + grown[0] + grown[1]
-            size, best, floor = _offer(limits, working, size, best, floor, score, slot, boundary)
+            if score > floor:
+                size, best, floor = _offer(
+                    heap_scores,
+                    heap_slots,
+                    heap_symbols,
+                    size,
+                    best,
+                    floor,
+                    threshold,
+                    score,
+                    slot,
+                    boundary,
+                )
         repeated = scores[slot, BLANK_SUM]  # a repeated symbol needs a blank between
         heard = prefixes[node, HOT]
         if known + loudest > floor:  # letters on the way to a word of the vocabulary
-            for child in range(spelling.first_child[begun], spelling.first_child[begun + 1]):
-                symbol = np.int64(spelling.symbol[child])
-                if working.tried[symbol] != frame or marks[symbol] == stamp:
+            for child in range(first_child[begun], first_child[begun + 1]):
+                symbol = np.int64(spelt[child])
+                if tried[symbol] != frame or marks[symbol] == stamp:
                     continue
                 score = (repeated if symbol == last else total) + row[symbol] + so_far
-                state = hot.following[heard, hot.kind[symbol]]
-                score += hot.gain[state] + hot.ahead[state] + ahead[child]
-                size, best, floor = _offer(limits, working, size, best, floor, score, slot, symbol)
+                state = following[heard, kind[symbol]]
+                score += gain[state] + hot_ahead[state] + ahead[child]
+                if score > floor:
+                    size, best, floor = _offer(
+                        heap_scores,
+                        heap_slots,
+                        heap_symbols,
+                        size,
+                        best,
+                        floor,
+                        threshold,
+                        score,
+                        slot,
+                        symbol,
+                    )
         for place in range(count):  # all others, or all
-            symbol = np.int64(working.symbols[place])
-            log_prob = working.symbol_scores[place]
+            symbol = np.int64(symbols[place])
+            log_prob = symbol_scores[place]
             if unknown + log_prob <= floor:
                 break
             if marks[symbol] == stamp:
                 continue
             score = (repeated if symbol == last else total) + log_prob
-            if scoring.mode == UNITS:
+            if of_units:
                 grown = _grow(scoring, prefixes, prefix_scores, node, symbol)
                 score += grown[0] + grown[1]
             else:
-                state = hot.following[heard, hot.kind[symbol]]
-                score += so_far + scoring.word_bonus * scoring.begins_word[symbol]
-                score += hot.gain[state] + hot.ahead[state] + beyond
-                if score <= floor or (begun >= 0 and _spell(spelling, begun, symbol) >= 0):
+                state = following[heard, kind[symbol]]
+                score += so_far + word_bonus * begins_word[symbol]
+                score += gain[state] + hot_ahead[state] + beyond
+                if score <= floor or (
+                    begun >= 0 and _spell(spelt, first_child, begun, symbol) >= 0
+                ):
                     continue
-            size, best, floor = _offer(limits, working, size, best, floor, score, slot, symbol)
+            if score > floor:
+                size, best, floor = _offer(
+                    heap_scores,
+                    heap_slots,
+                    heap_symbols,
+                    size,
+                    best,
+                    floor,
+                    threshold,
+                    score,
+                    slot,
+                    symbol,
+                )
     return size, best
 
 
-@inline
-def _sort(working, size):
+@inner
+def _sort(scores, slots, symbols, size):
     """Put the heap in order, best first."""
-    scores, slots, symbols = working.heap_scores, working.heap_slots, working.heap_symbols
     for last in range(size - 1, 0, -1):
         score, slot, symbol = scores[last], slots[last], symbols[last]
-        scores[last], slots[last], symbols[last] = scores[0], slots[0], symbols[0]
+        scores[last] = scores[0]
+        slots[last] = slots[0]
+        symbols[last] = symbols[0]
         place = 0
         below = 1
         while below < last:
@@ -599,61 +652,58 @@ def _sort(working, size):
                 below += 1
             if score <= scores[below]:
                 break
-            scores[place], slots[place], symbols[place] = (
-                scores[below],
-                slots[below],
-                symbols[below],
-            )
+            scores[place] = scores[below]
+            slots[place] = slots[below]
+            symbols[place] = symbols[below]
             place = below
             below = 2 * place + 1
-        scores[place], slots[place], symbols[place] = score, slot, symbol
+        scores[place] = score
+        slots[place] = slot
+        symbols[place] = symbol
 
 
-@inline
-def _is_crowded(limits, working, node, target):
+@inner
+def _is_crowded(futures, crowds, alike, numbers, new, node, target):
     """Tell whether enough better texts have the same future as `node`; count it if not.
 
     What follows is scored alike after the same state of the model and of the hot words, the same
     beginning of a word, and the same last symbol. All unknown words are alike.
     """
-    numbers = working.prefix_numbers
-    slots = working.slot_numbers[1 - working.counts[SIDE]]
-    mixed = np.int64(numbers[node, STATE]) * 0x9E3779B1 + numbers[node, SPELLING] * 0x85EBCA6B
-    mixed += numbers[node, HOT] * 0xC2B2AE35 + numbers[node, SYMBOL] * 0x27D4EB2F
-    mask = working.futures.shape[0] - 1
+    state, spelling = np.int64(numbers[node, STATE]), np.int64(numbers[node, SPELLING])
+    hot, symbol = np.int64(numbers[node, HOT]), np.int64(numbers[node, SYMBOL])
+    mixed = state * 0x9E3779B1 + spelling * 0x85EBCA6B + hot * 0xC2B2AE35 + symbol * 0x27D4EB2F
+    mask = futures.shape[0] - 1
     place = (mixed ^ (mixed >> 29)) & mask
-    while True:
-        first = working.futures[place]
-        if first < 0:
-            working.futures[place] = target
-            working.crowds[target] = 1
-            return False
-        other = slots[first, NODE]
+    while futures[place] >= 0:
+        first = futures[place]
+        other = new[first, NODE]
         if (
-            numbers[other, STATE] == numbers[node, STATE]
-            and numbers[other, SPELLING] == numbers[node, SPELLING]
-            and numbers[other, HOT] == numbers[node, HOT]
-            and numbers[other, SYMBOL] == numbers[node, SYMBOL]
+            numbers[other, STATE] == state
+            and numbers[other, SPELLING] == spelling
+            and numbers[other, HOT] == hot
+            and numbers[other, SYMBOL] == symbol
         ):
-            if working.crowds[first] == limits.alike:
+            if crowds[first] == alike:
                 return True
-            working.crowds[first] += 1
+            crowds[first] += 1
             return False
         place = (place + 1) & mask
+    futures[place] = target
+    crowds[target] = 1
+    return False
 
 
-@inline
-def _child(scoring, working, node, symbol):
+@inner
+def _child(scoring, numbers, scores, counts, node, symbol):
     """Return the node of a prefix and one more symbol; make it if it is new."""
-    numbers, scores = working.prefix_numbers, working.prefix_scores
-    child = numbers[node, CHILD]
+    child = np.int64(numbers[node, CHILD])
     while child >= 0:
         if numbers[child, SYMBOL] == symbol:
             return child
-        child = numbers[child, SIBLING]
+        child = np.int64(numbers[child, SIBLING])
     grown = _grow(scoring, numbers, scores, node, symbol)
-    child = np.int32(working.counts[PREFIXES])
-    working.counts[PREFIXES] += 1
+    child = counts[PREFIXES]
+    counts[PREFIXES] = child + 1
     numbers[child, PARENT] = node
     numbers[child, SYMBOL] = symbol
     numbers[child, CHILD] = -1
@@ -666,171 +716,245 @@ def _child(scoring, working, node, symbol):
     numbers[child, UNKNOWN_COUNT] = grown[8]
     numbers[child, END_STATE] = -1
     numbers[child, DEPTH] = numbers[node, DEPTH] + 1
-    numbers[child, JUDGED] = 0
     scores[child, SCORE] = grown[0]
     scores[child, AHEAD] = grown[1]
     scores[child, LM_SCORE] = grown[2]
     scores[child, HOT_SCORE] = grown[6]
-    scores[child, GIVEN] = scores[node, GIVEN]
     return child
 
 
-@inline
-def _enter(working, slot, after_symbol, frame):
-    """Note that the best path of `slot` enters a further symbol at `frame`; return the entry.
+@inner
+def _enter(entry_numbers, entry_carried, counts, old, old_scores, slot, after_symbol):
+    """Note that the best path of `slot` enters a further symbol; return the entry.
 
     `after_symbol` tells whether it leaves the symbol itself or the blank behind it.
     """
-    side = working.counts[SIDE]
-    numbers, scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
     first = N_ENTRY if after_symbol else B_ENTRY
-    entry = working.counts[ENTRIES]
-    working.counts[ENTRIES] += 1
-    working.entry_numbers[entry, BEFORE] = numbers[first]
-    working.entry_numbers[entry, FIRST] = frame
-    working.entry_numbers[entry, BEFORE_LAST] = numbers[first + 1]
-    working.entry_numbers[entry, BEFORE_FRAMES] = numbers[first + 2]
-    working.entry_carried[entry] = scores[N_CARRIED if after_symbol else B_CARRIED]
+    entry = counts[ENTRIES]
+    counts[ENTRIES] = entry + 1
+    entry_numbers[entry, BEFORE] = old[slot, first]
+    entry_numbers[entry, FIRST] = counts[FRAME]
+    entry_numbers[entry, BEFORE_LAST] = old[slot, first + 1]
+    entry_numbers[entry, BEFORE_FRAMES] = old[slot, first + 2]
+    entry_carried[entry] = old_scores[slot, N_CARRIED if after_symbol else B_CARRIED]
     return entry
 
 
 @inline
-def _step_path(scoring, working, slot, target, row, loudest, frame):
+def _step_path(
+    counts,
+    parents,
+    entries,
+    carries,
+    old,
+    old_scores,
+    new,
+    new_scores,
+    slot,
+    target,
+    row,
+    blank,
+    boundary,
+    pause,
+    boundary_bonus,
+):
     """Take the best path of a slot whose text stays over one frame, into slot `target`.
 
-    `loudest` is the most probable boundary of the frame, or -1.
+    `pause` is the log-probability of the most probable boundary. For the arrays see `_settle`.
     """
-    side = working.counts[SIDE]
-    old, old_scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
-    new, new_scores = working.slot_numbers[1 - side, target], working.slot_scores[1 - side, target]
-    symbol = old[LAST_SYMBOL]
-    parent = working.links[0, slot]
-    blank = row[scoring.blank]
-    if symbol < 0 or symbol == scoring.boundary:
+    frame = counts[FRAME]
+    symbol = old[slot, LAST_SYMBOL]
+    parent = np.int64(parents[slot])
+    by_blank, by_symbol = old_scores[slot, B_BEST], old_scores[slot, N_BEST]
+    if symbol < 0 or symbol == boundary:
         # Blank and boundary alike, in the place of the blank.
         first, best, sum_of = B_ENTRY, B_BEST, B_CARRIED
-        carried = row[loudest] if loudest >= 0 else -math.inf
-        sounding = carried + scoring.boundary_bonus
+        carried = pause
+        sounding = pause + boundary_bonus
         sounds = sounding > blank
-        staying = old_scores[B_BEST] + max(blank, sounding)
-        new_scores[N_BEST] = -math.inf
+        staying = by_blank + (sounding if sounds else blank)
+        new_scores[target, N_BEST] = -math.inf
     else:
         first, best, sum_of = N_ENTRY, N_BEST, N_CARRIED
         carried = sounding = row[symbol]
         sounds = True
-        staying = old_scores[N_BEST] + sounding
-        after_symbol = old_scores[N_BEST] > old_scores[B_BEST]
+        staying = by_symbol + sounding
+        after_symbol = by_symbol > by_blank
         before = N_ENTRY if after_symbol else B_ENTRY
         for column in range(3):
-            new[B_ENTRY + column] = old[before + column]
-        new_scores[B_CARRIED] = old_scores[N_CARRIED if after_symbol else B_CARRIED]
-        new_scores[B_BEST] = max(old_scores[N_BEST], old_scores[B_BEST]) + blank
+            new[target, B_ENTRY + column] = old[slot, before + column]
+        new_scores[target, B_CARRIED] = old_scores[slot, N_CARRIED if after_symbol else B_CARRIED]
+        new_scores[target, B_BEST] = (by_symbol if after_symbol else by_blank) + blank
     coming = -math.inf
     leaves_symbol = False
     if parent >= 0:
-        above = working.slot_scores[side, parent]
-        repeated = working.slot_numbers[side, parent, LAST_SYMBOL] == symbol
-        leaves_symbol = above[N_BEST] > above[B_BEST] and not repeated
-        coming = above[N_BEST if leaves_symbol else B_BEST] + sounding
+        repeated = old[parent, LAST_SYMBOL] == symbol
+        above = old_scores[parent, B_BEST]
+        leaves_symbol = old_scores[parent, N_BEST] > above and not repeated
+        if leaves_symbol:
+            above = old_scores[parent, N_BEST]
+        coming = above + sounding
     if coming > staying:
-        new[first] = _enter(working, parent, leaves_symbol, frame)
-        new[first + 1] = frame
-        new[first + 2] = 1
-        new_scores[sum_of] = carried
-        new_scores[best] = coming
+        new[target, first] = _enter(
+            entries, carries, counts, old, old_scores, parent, leaves_symbol
+        )
+        new[target, first + 1] = frame
+        new[target, first + 2] = 1
+        new_scores[target, sum_of] = carried
+        new_scores[target, best] = coming
     else:
         for column in range(3):
-            new[first + column] = old[first + column]
-        new_scores[sum_of] = old_scores[sum_of]
-        new_scores[best] = staying
+            new[target, first + column] = old[slot, first + column]
+        new_scores[target, sum_of] = old_scores[slot, sum_of]
+        new_scores[target, best] = staying
         if sounds:
-            new[first + 1] = frame
-            new[first + 2] += 1
-            new_scores[sum_of] += carried
+            new[target, first + 1] = frame
+            new[target, first + 2] += 1
+            new_scores[target, sum_of] += carried
 
 
 @inline
-def _open_path(scoring, working, slot, target, symbol, row, loudest, frame):
-    """Take the best path of a slot into `target`, whose text is longer by `symbol`."""
-    side = working.counts[SIDE]
-    old, old_scores = working.slot_numbers[side, slot], working.slot_scores[side, slot]
-    new, new_scores = working.slot_numbers[1 - side, target], working.slot_scores[1 - side, target]
-    repeated = old[LAST_SYMBOL] == symbol
-    leaves_symbol = old_scores[N_BEST] > old_scores[B_BEST] and not repeated
-    before = old_scores[N_BEST if leaves_symbol else B_BEST]
-    new[B_ENTRY] = new[N_ENTRY] = _enter(working, slot, leaves_symbol, frame)
-    new[B_LAST] = new[N_LAST] = frame
-    new[B_FRAMES] = new[N_FRAMES] = 1
-    new_scores[B_BEST] = new_scores[N_BEST] = -math.inf
-    if symbol == scoring.boundary:
-        new_scores[B_CARRIED] = row[loudest]
-        new_scores[B_BEST] = before + row[loudest] + scoring.boundary_bonus
+def _open_path(
+    counts,
+    entries,
+    carries,
+    old,
+    old_scores,
+    new,
+    new_scores,
+    slot,
+    target,
+    symbol,
+    row,
+    boundary,
+    pause,
+    boundary_bonus,
+):
+    """Take the best path of a slot into `target`, whose text is longer by `symbol`.
+
+    `pause` is the log-probability of the most probable boundary. For the arrays see `_settle`.
+    """
+    frame = counts[FRAME]
+    repeated = old[slot, LAST_SYMBOL] == symbol
+    before = old_scores[slot, B_BEST]
+    leaves_symbol = old_scores[slot, N_BEST] > before and not repeated
+    if leaves_symbol:
+        before = old_scores[slot, N_BEST]
+    entry = _enter(entries, carries, counts, old, old_scores, slot, leaves_symbol)
+    new[target, B_ENTRY] = new[target, N_ENTRY] = entry
+    new[target, B_LAST] = new[target, N_LAST] = frame
+    new[target, B_FRAMES] = new[target, N_FRAMES] = 1
+    new_scores[target, B_BEST] = new_scores[target, N_BEST] = -math.inf
+    if symbol == boundary:
+        new_scores[target, B_CARRIED] = pause
+        new_scores[target, B_BEST] = before + pause + boundary_bonus
     else:
-        new_scores[N_CARRIED] = row[symbol]
-        new_scores[N_BEST] = before + row[symbol]
+        new_scores[target, N_CARRIED] = row[symbol]
+        new_scores[target, N_BEST] = before + row[symbol]
 
 
 @inner
 def _settle(scoring, limits, working, row, boundary_sum, loudest, size, best):
-    """Make the candidates in the heap the slots of the next frame."""
-    side = working.counts[SIDE]
-    frame = working.counts[FRAME]
+    """Make the candidates in the heap the slots of the next frame.
+
+    `loudest` is the most probable boundary of the frame, or -1.
+    """
+    counts, sums, parents = working.counts, working.sums, working.links[0]
+    prefix_numbers, prefix_scores = working.prefix_numbers, working.prefix_scores
+    entry_numbers, entry_carried = working.entry_numbers, working.entry_carried
+    heap_scores, heap_slots = working.heap_scores, working.heap_slots
+    heap_symbols, futures, crowds = working.heap_symbols, working.futures, working.crowds
+    side = counts[SIDE]
     old, old_scores = working.slot_numbers[side], working.slot_scores[side]
     new, new_scores = working.slot_numbers[1 - side], working.slot_scores[1 - side]
-    for slot in range(working.counts[SLOTS]):
-        working.prefix_numbers[old[slot, NODE], SLOT] = -1
+    beam, alike, least = limits.beam, limits.alike, best - limits.threshold
+    boundary, blank = scoring.boundary, row[scoring.blank]
+    boundary_bonus = scoring.boundary_bonus
+    pause = row[loudest] if loudest >= 0 else -math.inf
+    for slot in range(counts[SLOTS]):
+        prefix_numbers[old[slot, NODE], SLOT] = -1
     if size == 0:
         # Nothing is possible any more: the empty text stands for that.
         new[0, :] = 0
         new[0, LAST_SYMBOL] = new[0, B_ENTRY] = new[0, N_ENTRY] = -1
         new_scores[0, :] = -math.inf
         new_scores[0, B_CARRIED] = new_scores[0, N_CARRIED] = 0.0
-        working.prefix_numbers[0, SLOT] = 0
-        working.counts[SLOTS] = 1
-        working.counts[SIDE] = 1 - side
+        prefix_numbers[0, SLOT] = 0
+        counts[SLOTS] = 1
+        counts[SIDE] = 1 - side
         return
-    full = size > limits.beam
+    full = size > beam
     if full:
-        _sort(working, size)
-        working.futures[:] = -1
+        _sort(heap_scores, heap_slots, heap_symbols, size)
+        futures[:] = -1
     target = np.int64(0)
     for place in range(size):
-        if working.heap_scores[place] < best - limits.threshold:
+        if heap_scores[place] < least:
             continue
-        slot = working.heap_slots[place]
-        symbol = np.int64(working.heap_symbols[place])
-        node = old[slot, NODE]
-        if symbol >= 0:
-            node = _child(scoring, working, node, symbol)
+        slot = np.int64(heap_slots[place])
+        symbol = np.int64(heap_symbols[place])
+        stays = symbol < 0
+        node = np.int64(old[slot, NODE])
+        if not stays:
+            node = _child(scoring, prefix_numbers, prefix_scores, counts, node, symbol)
         if full:
-            if target == limits.beam:
+            if target == beam:
                 break
-            if _is_crowded(limits, working, node, target):
+            if _is_crowded(futures, crowds, alike, prefix_numbers, new, node, target):
                 continue
-        if symbol < 0:
+        if stays:
             new[target, LAST_SYMBOL] = old[slot, LAST_SYMBOL]
-            new_scores[target, BLANK_SUM] = working.sums[0, slot]
-            new_scores[target, SYMBOL_SUM] = working.sums[1, slot]
-            _step_path(scoring, working, slot, target, row, loudest, frame)
+            by_blank, by_symbol = sums[0, slot], sums[1, slot]
+            _step_path(
+                counts,
+                parents,
+                entry_numbers,
+                entry_carried,
+                old,
+                old_scores,
+                new,
+                new_scores,
+                slot,
+                target,
+                row,
+                blank,
+                boundary,
+                pause,
+                boundary_bonus,
+            )
         else:
             repeated = old[slot, LAST_SYMBOL] == symbol
             before = old_scores[slot, BLANK_SUM if repeated else TOTAL]
             new[target, LAST_SYMBOL] = symbol
-            if symbol == scoring.boundary:
-                new_scores[target, BLANK_SUM] = before + boundary_sum
-                new_scores[target, SYMBOL_SUM] = -math.inf
+            by_blank = by_symbol = -math.inf
+            if symbol == boundary:
+                by_blank = before + boundary_sum
             else:
-                new_scores[target, BLANK_SUM] = -math.inf
-                new_scores[target, SYMBOL_SUM] = before + row[symbol]
-            _open_path(scoring, working, slot, target, symbol, row, loudest, frame)
-        new_scores[target, TOTAL] = log_add(
-            new_scores[target, BLANK_SUM], new_scores[target, SYMBOL_SUM]
-        )
+                by_symbol = before + row[symbol]
+            _open_path(
+                counts,
+                entry_numbers,
+                entry_carried,
+                old,
+                old_scores,
+                new,
+                new_scores,
+                slot,
+                target,
+                symbol,
+                row,
+                boundary,
+                pause,
+                boundary_bonus,
+            )
+        new_scores[target, BLANK_SUM] = by_blank
+        new_scores[target, SYMBOL_SUM] = by_symbol
+        new_scores[target, TOTAL] = log_add(by_blank, by_symbol)
         new[target, NODE] = node
-        working.prefix_numbers[node, SLOT] = target
+        prefix_numbers[node, SLOT] = target
         target += 1
-    working.counts[SLOTS] = target
-    working.counts[SIDE] = 1 - side
+    counts[SLOTS] = target
+    counts[SIDE] = 1 - side
 
 
 @kernel
@@ -840,25 +964,26 @@ def advance(scoring, limits, working, log_probs):
     Returns:
         How many frames were read. After fewer than there are, the caller makes room.
     """
+    counts, boundaries = working.counts, scoring.boundaries
+    boundary_bonus = scoring.boundary_bonus
+    most_prefixes = working.prefix_numbers.shape[0] - limits.candidates
+    most_entries = working.entry_numbers.shape[0] - limits.beam
     for done in range(log_probs.shape[0]):
-        if (
-            working.counts[PREFIXES] + limits.candidates > working.prefix_numbers.shape[0]
-            or working.counts[ENTRIES] + limits.beam > working.entry_numbers.shape[0]
-        ):
+        if counts[PREFIXES] > most_prefixes or counts[ENTRIES] > most_entries:
             return done
         row = log_probs[done]
         boundary_sum = -math.inf
         loudest = np.int64(-1)
-        for place in range(scoring.boundaries.shape[0]):
-            symbol = np.int64(scoring.boundaries[place])
+        for place in range(boundaries.shape[0]):
+            symbol = np.int64(boundaries[place])
             boundary_sum = log_add(boundary_sum, row[symbol])
             if loudest < 0 or row[symbol] > row[loudest]:
                 loudest = symbol
-        boundary_sum += scoring.boundary_bonus
+        boundary_sum += boundary_bonus
         size, best = _stay(scoring, working, row, boundary_sum)
         size, best = _extend(scoring, limits, working, row, boundary_sum, size, best)
         _settle(scoring, limits, working, row, boundary_sum, loudest, size, best)
-        working.counts[FRAME] += 1
+        counts[FRAME] += 1
     return log_probs.shape[0]
 
 
@@ -953,27 +1078,28 @@ def finish(scoring, working, numbers, scores):
     Returns:
         How many texts there are.
     """
-    side = working.counts[SIDE]
+    counts, prefixes, prefix_scores = working.counts, working.prefix_numbers, working.prefix_scores
+    side, used = counts[SIDE], counts[SLOTS]
     slots, sums = working.slot_numbers[side], working.slot_scores[side]
-    prefixes, prefix_scores = working.prefix_numbers, working.prefix_scores
-    for slot in range(working.counts[SLOTS]):
+    boundary = scoring.boundary
+    for slot in range(used):
         prefixes[slots[slot, NODE], SLOT] = -1
     count = 0
-    for slot in range(working.counts[SLOTS]):
-        node = slots[slot, NODE]
+    for slot in range(used):
+        node = np.int64(slots[slot, NODE])
         text = node
-        if node > 0 and prefixes[node, SYMBOL] == scoring.boundary:
-            text = prefixes[node, PARENT]
+        if node > 0 and prefixes[node, SYMBOL] == boundary:
+            text = np.int64(prefixes[node, PARENT])
         place = prefixes[text, SLOT]
         if place < 0:
             place = np.int32(count)
             count += 1
             prefixes[text, SLOT] = place
-            _end_text(scoring, prefixes, prefix_scores, text, numbers[place], scores[place])
+            _end_text(scoring, prefixes, prefix_scores, text, numbers, scores, place)
             scores[place, 0] = scores[place, 3] = -math.inf
         scores[place, 0] = log_add(scores[place, 0], sums[slot, TOTAL])
         after_symbol = sums[slot, N_BEST] > sums[slot, B_BEST]
-        path = max(sums[slot, N_BEST], sums[slot, B_BEST])
+        path = sums[slot, N_BEST if after_symbol else B_BEST]
         if path > scores[place, 3] or scores[place, 3] == -math.inf:
             first = N_ENTRY if after_symbol else B_ENTRY
             numbers[place, 0] = node
@@ -985,28 +1111,30 @@ def finish(scoring, working, numbers, scores):
 
 
 @inner
-def _end_text(scoring, prefixes, prefix_scores, text, numbers, scores):
+def _end_text(scoring, prefixes, prefix_scores, text, numbers, scores, place):
     """Score the end of a text: of its last word, then of the whole."""
+    mode, boundary, lm, hot_words = scoring.mode, scoring.boundary, scoring.lm, scoring.hot
+    word_of, end_id = scoring.spelling.word, np.int64(scoring.end_id)
     words = prefixes[text, WORD_COUNT]
     unknown = prefixes[text, UNKNOWN_COUNT]
     lm_score = prefix_scores[text, LM_SCORE]
     hot_score = prefix_scores[text, HOT_SCORE]
     state = np.int64(prefixes[text, STATE])
-    if text > 0 and scoring.boundary >= 0:
+    if text > 0 and boundary >= 0:
         words += 1
-        hot = scoring.hot.following[prefixes[text, HOT], scoring.hot.kind[scoring.boundary]]
-        hot_score += scoring.hot.gain[hot]
-        if scoring.mode == WORDS:
-            if _end_word(scoring, prefixes, prefix_scores, text) < 0:
+        hot = hot_words.following[prefixes[text, HOT], hot_words.kind[boundary]]
+        hot_score += hot_words.gain[hot]
+        if mode == WORDS:
+            if _end_word(word_of, lm, prefixes, prefix_scores, text) < 0:
                 unknown += 1
             lm_score += prefix_scores[text, END_SCORE]
             state = np.int64(prefixes[text, END_STATE])
-    if scoring.mode != NO_LM:
-        lm_score += ngram_step(scoring.lm, state, np.int64(scoring.end_id))[0]
-    numbers[4] = words
-    numbers[5] = unknown
-    scores[1] = lm_score
-    scores[2] = hot_score
+    if mode != NO_LM:
+        lm_score += ngram_step(lm, state, end_id)[0]
+    numbers[place, 4] = words
+    numbers[place, 5] = unknown
+    scores[place, 1] = lm_score
+    scores[place, 2] = hot_score
 
 
 @kernel

@@ -1,7 +1,8 @@
 """Compiled parsing of the lines of an ARPA file."""
 
-import numba
 import numpy as np
+
+from unheard.compiled import inner, kernel
 
 DONE, SECTION, SYNTAX, NUMBER, POSITIVE, UNKNOWN_WORD, LAST_BACKOFF = range(7)
 """How `parse_ngrams` ended: at the end of the text, before a line that begins with a backslash, or
@@ -13,7 +14,7 @@ _BACKSLASH, _PLUS, _MINUS, _POINT, _ZERO = 92, 43, 45, 46, 48
 _MOST_DIGITS = 18
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _hash(text, start, end):
     """FNV-1a of some bytes, with the upper half mixed into the lower."""
     value = np.uint64(14695981039346656037)
@@ -22,7 +23,7 @@ def _hash(text, start, end):
     return np.int64((value ^ (value >> np.uint64(32))) & np.uint64(0x7FFFFFFF))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def fill_slots(letters, bounds, slots):
     """Enter words into a hash table.
 
@@ -39,7 +40,7 @@ def fill_slots(letters, bounds, slots):
         slots[slot] = number
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _find_word(text, start, end, letters, bounds, slots):
     """Number of the word that stands at some place of a text, or -1."""
     mask = slots.shape[0] - 1
@@ -57,7 +58,7 @@ def _find_word(text, start, end, letters, bounds, slots):
     return np.int32(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def parse_number(text, start, end):
     """Read a decimal number; anything else, such as "nan", is no number.
 
@@ -116,7 +117,7 @@ def parse_number(text, start, end):
     return (-value if negative else value), True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def parse_ngrams(text, order, longest, letters, bounds, slots, words, log_probs, backoffs):
     """Read lines "log10 probability, words, log10 back-off", fields parted by spaces or tabs.
 

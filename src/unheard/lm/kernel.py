@@ -100,7 +100,7 @@ def ngram_step(tables, state, word):
 def score_ids(tables, state, words, log_probs):
     """Fill `log_probs` float64 with the score of each of `words` int32; return the last state."""
     for place in range(words.shape[0]):
-        log_probs[place], state = ngram_step(tables, state, words[place])
+        log_probs[place], state = ngram_step(tables, state, np.int64(words[place]))
     return state
 
 
@@ -118,11 +118,12 @@ def link_suffixes(tables, suffix):
             if node == 0:
                 suffix[child] = 0
                 continue
+            word = np.int64(tables.word[child])
             shorter = np.int64(tables.suffix[node])
-            found = find_child(tables, shorter, tables.word[child])
+            found = find_child(tables, shorter, word)
             while found < 0:
                 shorter = np.int64(tables.suffix[shorter])
-                found = find_child(tables, shorter, tables.word[child])
+                found = find_child(tables, shorter, word)
             suffix[child] = as_state(tables, found)
 
 
@@ -135,7 +136,8 @@ def predict_filled(tables, log_prob):
     for node in range(1, tables.backoff.shape[0]):
         for child in range(tables.first_child[node], tables.first_child[node + 1]):
             if np.isnan(log_prob[child]):
-                rest, _ = ngram_step(tables, tables.suffix[node], tables.word[child])
+                word = np.int64(tables.word[child])
+                rest, _ = ngram_step(tables, np.int64(tables.suffix[node]), word)
                 log_prob[child] = tables.backoff[node] + rest
 
 
