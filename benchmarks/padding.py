@@ -29,9 +29,9 @@ from torch import Tensor
 
 import unheard
 from unheard.audio import io
-from unheard.audio.signal import InputSpec
+from unheard.audio.signal import InputSpec, normalize
 from unheard.errors import AudioError
-from unheard.inference.engine import Engine
+from unheard.inference.accelerator_network import AcceleratorNetwork
 from unheard.interop.bundle import ModelBundle
 from unheard.text.alphabet import Alphabet
 
@@ -151,19 +151,19 @@ def their_scorer(model: Any, *, attention_mask: bool, normalize_alone: bool = Fa
 
 def our_scorer(bundle: ModelBundle, spec: InputSpec) -> Scorer:
     """Run our network; logits instead of log-probabilities, to compare like with like."""
-    engine = Engine(replace(bundle, input_spec=spec))
+    network = AcceleratorNetwork(bundle.model, spec=spec, dtype="float32")
 
     def score(batch: Sequence[Samples]) -> list[Tensor]:
-        kept: list[Tensor] = []
-        handle = engine.model.register_forward_hook(
-            lambda _, __, output: kept.append(output.logits)
-        )
-        try:
-            log_probs = engine.log_probs(batch)
-        finally:
-            handle.remove()
-        (logits,) = kept
-        return [row[: len(one)].clone() for row, one in zip(logits, log_probs, strict=True)]
+        prepared = [
+            normalize(one, epsilon=spec.normalize_epsilon) if spec.normalize else one
+            for one in batch
+        ]
+        counts = [bundle.encoder_config.num_frames(one.shape[0]) for one in batch]
+        with torch.inference_mode():
+            return [
+                row[:frames].clone()
+                for row, frames in zip(network.logits(prepared), counts, strict=True)
+            ]
 
     return score
 

@@ -56,9 +56,12 @@ class AcceleratorNetwork:
             Of each (frames, vocab) natural log-probabilities on the CPU, float32 or wider, with
             frames of padding behind.
         """
+        return list(torch.log_softmax(self.logits(sounds), dim=-1).cpu())
+
+    def logits(self, sounds: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Run one batch: (batch, frames, vocab) on the device, float32 or wider."""
         inputs, lengths = self._collate(sounds)
-        logits = self.model(inputs, lengths, padding=self.spec.padding).logits
-        return list(torch.log_softmax(logits.to(self.wide), dim=-1).cpu())
+        return self.model(inputs, lengths, padding=self.spec.padding).logits.to(self.wide)
 
     def _collate(self, sounds: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor | None]:
         """Pad with zeros and copy to the device at once."""
