@@ -110,6 +110,8 @@ class Histories(NamedTuple):
         depth: int32 (capacity,), how many words.
         state: int64 (capacity,), of the language model, and above it that of the hot phrases.
         step: float64 (capacity,), what the last word added, the look-ahead apart [nats].
+        judged: int32 (capacity,), the number by which another model knows the history, -1 until
+            it does; what that model gave is then in `step` and in the masses.
         table: int32 (power of two,), hash table of (parent, word); -1 where free.
         used: int64 (1,), how many there are.
     """
@@ -119,6 +121,7 @@ class Histories(NamedTuple):
     depth: NDArray[np.int32]
     state: NDArray[np.int64]
     step: NDArray[np.float64]
+    judged: NDArray[np.int32]
     table: NDArray[np.int32]
     used: NDArray[np.int64]
 
@@ -270,6 +273,7 @@ def new_histories(capacity: int) -> Histories:
         depth=np.zeros(capacity, np.int32),
         state=np.zeros(capacity, np.int64),
         step=np.zeros(capacity),
+        judged=np.zeros(capacity, np.int32),
         table=np.full(_table_size(capacity), -1, np.int32),
         used=np.ones(1, np.int64),
     )
@@ -279,7 +283,7 @@ def more_room(histories: Histories, capacity: int) -> Histories:
     """Copy histories to where there is room for `capacity` of them."""
     larger = new_histories(capacity)
     used = int(histories.used[0])
-    for name in ("parent", "word", "depth", "state", "step"):
+    for name in ("parent", "word", "depth", "state", "step", "judged"):
         getattr(larger, name)[:used] = getattr(histories, name)[:used]
     larger.used[0] = used
     index_histories(larger)
@@ -326,6 +330,7 @@ def extend(histories, tree, lm, hot, rules, history, word):
     histories.depth[made] = histories.depth[history] + 1
     histories.state[made] = next_state | (np.int64(hot_state) << 40)
     histories.step[made] = step
+    histories.judged[made] = -1
     histories.table[place] = made
     histories.used[0] = made + 1
     return np.int32(made)
@@ -372,6 +377,7 @@ def collect(histories, beam, number):
         histories.depth[kept] = histories.depth[old]
         histories.state[kept] = histories.state[old]
         histories.step[kept] = histories.step[old]
+        histories.judged[kept] = histories.judged[old]
         kept += 1
     histories.used[0] = kept
     for i in range(beam.size[0]):

@@ -30,12 +30,14 @@ NO_LM, WORDS, UNITS = 0, 1, 2
 """What the language model predicts: nothing, words at their ends, or every symbol."""
 
 PARENT, SYMBOL, CHILD, SIBLING, SLOT, SPELLING, STATE, HOT = range(8)
-WORD_COUNT, UNKNOWN_COUNT, END_STATE, DEPTH = range(8, 12)
-"""Columns of `Working.prefix_numbers`; END_STATE is -1 until the word's end was scored."""
+WORD_COUNT, UNKNOWN_COUNT, END_STATE, DEPTH, JUDGED = range(8, 13)
+"""Columns of `Working.prefix_numbers`; END_STATE is -1 until the word's end was scored; JUDGED is
+the number by which another model knows this very prefix, 0 until it does."""
 
-SCORE, AHEAD, LM_SCORE, HOT_SCORE, END_SCORE = range(5)
+SCORE, AHEAD, LM_SCORE, HOT_SCORE, END_SCORE, GIVEN = range(6)
 """Columns of `Working.prefix_scores`: all that is not acoustic, weighted; what is expected of the
-unfinished word; the language model's part, not weighted; hot words; the word's end."""
+unfinished word; the language model's part, not weighted; hot words; the word's end; what another
+model gave between frames, weighted, to the last prefix that it knows on the way to this one."""
 
 BEFORE, FIRST, BEFORE_LAST, BEFORE_FRAMES = range(4)
 """Columns of `Working.entry_numbers`: entry of the symbol before, first frame of this one, last
@@ -165,8 +167,8 @@ class Working(NamedTuple):
     """The state of one search; written by the kernel.
 
     Attributes:
-        prefix_numbers: int32 (room, 12).
-        prefix_scores: float64 (room, 5).
+        prefix_numbers: int32 (room, 13).
+        prefix_scores: float64 (room, 6).
         entry_numbers: int32 (room, 4).
         entry_carried: float64 (room,), log-probability of the frames of the symbol before.
         slot_numbers: int32 (2, beam, 8), now and next.
@@ -297,7 +299,7 @@ def _grow(scoring, numbers, scores, node, symbol):
             lm_score += log_prob
             if unit == 0:
                 unknown += 1
-    score = lm_weight * lm_score + word_bonus * words + hot_score
+    score = lm_weight * lm_score + word_bonus * words + hot_score + scores[node, GIVEN]
     if unknown:  # minus infinity times no unknown words is zero
         score += unknown_score * unknown
     return score, ahead, lm_score, state, spelling, hot, hot_score, words, unknown
@@ -716,10 +718,12 @@ def _child(scoring, numbers, scores, counts, node, symbol):
     numbers[child, UNKNOWN_COUNT] = grown[8]
     numbers[child, END_STATE] = -1
     numbers[child, DEPTH] = numbers[node, DEPTH] + 1
+    numbers[child, JUDGED] = 0
     scores[child, SCORE] = grown[0]
     scores[child, AHEAD] = grown[1]
     scores[child, LM_SCORE] = grown[2]
     scores[child, HOT_SCORE] = grown[6]
+    scores[child, GIVEN] = scores[node, GIVEN]
     return child
 
 
