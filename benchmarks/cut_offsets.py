@@ -16,10 +16,11 @@ the first 0.3 seconds (a word that the start itself cuts proves nothing):
     added     in the windows, and with no counterpart in the reference pass: a doubled word is one
     misread   written otherwise
 
-and *at a seam* are those within half a second of a place where two windows meet. All three are also
+and *at a seam* are those that begin at most a second before, or half a second after, a place where
+two windows meet. All three are also
 counted against the words that were said, for the windows and for the reference pass alike. To
 show that the counts can be other than zero, the same is done with windows that are cut blindly
-(nowhere searched for quiet, nothing heard beyond the seam).
+(nowhere searched for quiet, nothing heard beyond the seam), at the first 100 starts.
 """
 
 import argparse
@@ -49,6 +50,7 @@ from unheard.text import normalize, swahili
 RATE = 16_000
 MARGIN_SECONDS = 0.3
 SEAM_SECONDS = 0.5
+BLIND_OFFSETS = 100
 VOICE = Voice(language="sw")
 
 
@@ -172,7 +174,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=20.0, help="for learning")
     parser.add_argument("--utterances", type=int, default=1200, help="to learn from")
@@ -210,7 +212,7 @@ def main() -> None:
         row["clean"] += counts["lost"] == counts["added"] == 0
 
     num_words = 0
-    for start in starts:
+    for number, start in enumerate(starts):
         shifted = [
             SpokenWord(
                 text=word.text, start_seconds=word.start_seconds - start / RATE, end_seconds=0.0
@@ -226,6 +228,8 @@ def main() -> None:
             0,
         )
         for name, settings in kinds.items():
+            if name == "blind windows" and number >= BLIND_OFFSETS:
+                continue
             heard = read(engine, piece, **settings)
             for label, expected in (
                 ("what was said", shifted),

@@ -134,7 +134,7 @@ def measure_speed(folder: Path, work: Path, shape: str, *, files: int, turns: in
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--shape", choices=("mini", "base"), default="mini")
     parser.add_argument("--speed-files", type=int, default=512, help="files of one turn")
