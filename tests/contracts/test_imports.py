@@ -9,7 +9,15 @@ import pytest
 
 import unheard
 
-EXTRAS = ("espeakng_loader", "matplotlib", "tensorboard", "huggingface_hub", "pyarrow")
+EXTRAS = (
+    "espeakng_loader",
+    "matplotlib",
+    "tensorboard",
+    "huggingface_hub",
+    "pyarrow",
+    "onnx",
+    "onnxruntime",
+)
 PEERS = ("transformers", "torchaudio", "torchcodec", "fairseq")
 LIGHT = (
     "unheard",

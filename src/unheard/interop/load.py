@@ -185,11 +185,7 @@ def _find(
             ):
                 return folder, {"source": str(folder)}
         if is_exported_folder(path):
-            raise FormatError(
-                f"{path} is an exported model, for ONNX Runtime and sherpa-onnx: expected a model "
-                f"that was not exported. Give the one it was made of; {path / 'README.md'} says "
-                "how to run this one."
-            )
+            raise _exported(path)
         hint = ""
         if isinstance(source, str) and hub.is_hub_name(name):
             hint = f' If the model of that name on the hub is meant, write "{HUB_PREFIX}{name}".'
@@ -214,6 +210,15 @@ def _is_native(folder: Path) -> bool:
     return (folder / native.HASHES_FILE).is_file() or native.is_model_folder(folder)
 
 
+def _exported(path: Path) -> FormatError:
+    """Say that a path is a graph for other programs."""
+    return FormatError(
+        f"{path} is an exported model, for ONNX Runtime and sherpa-onnx: expected a model that was "
+        "not exported. Give the one it was made of; docs/export.md and the README.md beside the "
+        "graph say how to run this one."
+    )
+
+
 def _listed(folder: Path) -> str:
     """Say what a folder holds."""
     names = sorted(entry.name for entry in folder.iterdir())
@@ -224,6 +229,8 @@ def _listed(folder: Path) -> str:
 
 def _open_file(path: Path, *, adapter: str | None) -> Reading:
     """Open a file of weights by what is in it: their names, or the settings beside them."""
+    if path.suffix == ".onnx":
+        raise _exported(path)
     has_settings = (path.parent / storage.CONFIG_FILE).is_file()
     if path.suffix == ".json" or (has_settings and path.suffix in (".safetensors", ".bin")):
         raise FormatError(
