@@ -201,6 +201,12 @@ def _convert(words: list[str]) -> int:
     return _call("convert", convert, words)
 
 
+def _bench(words: list[str]) -> int:
+    from unheard.tasks.bench import bench
+
+    return _call("bench", bench, words)
+
+
 def _export(words: list[str]) -> int:
     from unheard.tasks.export import export
 
@@ -271,6 +277,9 @@ VERBS = {
     ),
     "export": Verb(
         summary="write a model as ONNX, for phones, browsers and other programs", run=_export
+    ),
+    "bench": Verb(
+        summary="how fast a model runs on this machine, beside other programs", run=_bench
     ),
     "demo": Verb(
         summary="the whole main job on a small synthetic corpus, in minutes",

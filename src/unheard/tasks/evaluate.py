@@ -20,8 +20,9 @@ from unheard.data.manifest import (
 )
 from unheard.decoding.search import Decoder
 from unheard.errors import AudioError, ConfigError, ManifestError
-from unheard.inference.engine import Dtype, Engine
+from unheard.inference.engine import Engine
 from unheard.inference.inputs import ModelLike, as_bundle, identify
+from unheard.inference.number_format import Dtype
 from unheard.inference.pipeline import Source, hear
 from unheard.tasks.searching import LanguageModel, SearchOptions
 from unheard.tasks.transcribe import Transcript, make_transcript

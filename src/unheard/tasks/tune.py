@@ -26,9 +26,10 @@ from unheard.decoding.rescoring import RescoringDecoder
 from unheard.decoding.search import Decoder, SearchConfig
 from unheard.errors import AudioError, ConfigError
 from unheard.files import write_json_atomic
-from unheard.inference.engine import Dtype, Engine
+from unheard.inference.engine import Engine
 from unheard.inference.inputs import ModelLike, as_bundle, identify
 from unheard.inference.neural_model import NeuralModel
+from unheard.inference.number_format import Dtype
 from unheard.inference.pipeline import WHOLE_SECONDS, LongRecording, Source, read_source
 from unheard.tasks.emissions import run_sounds
 from unheard.tasks.evaluate import find_utterances
