@@ -14,13 +14,12 @@ whose interpreter --peer-python names (`benchmarks/pyctcdecode_worker.py` says h
 reading emissions and starting are not timed. Ours is timed whole: search, texts, word times,
 confidences, score parts. Without --peer-python only ours is measured.
 
-The last columns are ours with the thresholds that are our own defaults.
+The last column is ours with our own defaults of the thresholds and the score of unknown words.
 """
 
 import argparse
 import gzip
 import json
-import math
 import os
 import platform
 import subprocess
@@ -103,7 +102,7 @@ class Ours:
         self._options = options
         self._decoder = PrefixDecoder(task.alphabet, lm=task.lm)
 
-    def run(self, beam: int, *, threads: int = 1, own_thresholds: bool = False) -> Run:
+    def run(self, beam: int, *, threads: int = 1, own_settings: bool = False) -> Run:
         config = SearchConfig.from_pyctcdecode(
             alpha=self._options.alpha,
             beta=self._options.beta,
@@ -112,10 +111,13 @@ class Ours:
             beam_prune_logp=BEAM_PRUNE,
             token_min_logp=TOKEN_MIN,
         )
-        if own_thresholds:
+        if own_settings:
             own = SearchConfig()
             config = replace(
-                config, beam_threshold=own.beam_threshold, symbol_threshold=own.symbol_threshold
+                config,
+                beam_threshold=own.beam_threshold,
+                symbol_threshold=own.symbol_threshold,
+                unknown_score=own.unknown_score,
             )
         decoder = self._decoder.with_config(config)
         clock, processor = time.perf_counter(), time.process_time()
@@ -183,7 +185,7 @@ def measure(task: Task, ours: Ours, peer: Pyctcdecode | None, options: Any) -> l
     """Measure every beam; return the lines of a table."""
     ours.run(2)  # compile, or read the compiled code; touch the memory
     lines = [
-        "| beam | pyctcdecode: ms, WER | unheard: ms, WER | ratio | unheard, own thresholds |",
+        "| beam | pyctcdecode: ms, WER | unheard: ms, WER | ratio | unheard, own settings |",
         "|---|---|---|---|---|",
     ]
     for beam in options.beams:
@@ -194,11 +196,14 @@ def measure(task: Task, ours: Ours, peer: Pyctcdecode | None, options: Any) -> l
             if peer is not None and beam in options.peer_beams:
                 peer_runs.append(peer.run(beam))
             our_runs.append(ours.run(beam))
-            own_runs.append(ours.run(beam, own_thresholds=True))
+            own_runs.append(ours.run(beam, own_settings=True))
         cost, cell = _fastest(task, our_runs)
         _, own_cell = _fastest(task, own_runs)
-        peer_cost, peer_cell = _fastest(task, peer_runs) if peer_runs else (math.nan, "-")
-        lines.append(f"| {beam} | {peer_cell} | {cell} | {peer_cost / cost:.0f} | {own_cell} |")
+        peer_cell, ratio = "-", "-"
+        if peer_runs:
+            peer_cost, peer_cell = _fastest(task, peer_runs)
+            ratio = f"{peer_cost / cost:.0f}"
+        lines.append(f"| {beam} | {peer_cell} | {cell} | {ratio} | {own_cell} |")
         print(lines[-1], flush=True)
     return lines
 
