@@ -33,12 +33,13 @@ from unheard.data.manifest import audio_path
 from unheard.decoding.greedy import GreedyDecoder
 from unheard.inference.engine import Dtype, Engine
 from unheard.inference.pipeline import Source, hear
-from unheard.inference.windows import WINDOW_SECONDS
+from unheard.inference.windows import CONTEXT_SECONDS, WINDOW_SECONDS
 from unheard.interop.bundle import ModelBundle
 from unheard.tasks.evaluate import find_utterances
 from unheard.text.error_rate import ErrorReport, score
 
-SHORT = {"window_seconds": 3.0, "context_seconds": 0.5, "search_seconds": 1.5}
+SHORT = (3.0, 0.5)
+"""Short windows and what is heard beyond their seams [seconds]."""
 JOINED_SECONDS = 60.0
 Sounds = Sequence[NDArray[np.float32]]
 
@@ -60,15 +61,26 @@ class Row:
     bar: float | None = None
 
 
-def read(bundle: ModelBundle, sounds: Sounds, *, dtype: Dtype, **windows: float) -> list[str]:
-    """Transcribe in one piece each; or in windows where one is described."""
+def read(
+    bundle: ModelBundle,
+    sounds: Sounds,
+    *,
+    dtype: Dtype,
+    windows: tuple[float, float] | None = None,
+) -> list[str]:
+    """Transcribe in one piece each; or in windows of a length, with a context [seconds]."""
     engine = Engine(bundle, dtype=dtype)
-    limit = 0.0 if windows else 1e9
-    sources = (Source(audio=Waveform(samples=sound)) for sound in sounds)
+    window, context = windows or (WINDOW_SECONDS, CONTEXT_SECONDS)
+    found = hear(
+        engine,
+        (Source(audio=Waveform(samples=sound)) for sound in sounds),
+        GreedyDecoder(engine.alphabet),
+        whole_seconds=0.0 if windows else 1e9,
+        window_seconds=window,
+        context_seconds=context,
+    )
     texts = [""] * len(sounds)
-    with closing(
-        hear(engine, sources, GreedyDecoder(engine.alphabet), whole_seconds=limit, **windows)
-    ) as results:
+    with closing(found) as results:
         for heard in results:
             texts[heard.index] = heard.readings[0].text
     return texts
@@ -178,16 +190,16 @@ def main() -> int:
             add(name, lambda heard=heard: heard, against=whole, bar=bar)
     add(
         "short windows (3 s), float32",
-        lambda: read(bundle, sounds, dtype="float32", **SHORT),
+        lambda: read(bundle, sounds, dtype="float32", windows=SHORT),
         against=whole,
     )
     piece = "joined, one piece, float32"
     add(piece, lambda: read(bundle, joined, dtype="float32"), references=joined_texts)
     windows = "joined, windows, float32"
-    default = {"window_seconds": WINDOW_SECONDS}
+    usual = (WINDOW_SECONDS, CONTEXT_SECONDS)
     add(
         windows,
-        lambda: read(bundle, joined, dtype="float32", **default),
+        lambda: read(bundle, joined, dtype="float32", windows=usual),
         against=piece,
         bar=0.2,
         references=joined_texts,

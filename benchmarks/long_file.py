@@ -1,12 +1,16 @@
-"""Peak memory of transcribing one long file, beyond that of the loaded model.
+"""One long file: peak memory beyond that of the model, and whether its parts come out alike.
 
-    python -m benchmarks.long_file [--hours 3] [--shape mini|base] [--limit-mb 400]
+    python -m benchmarks.long_file [--hours 3] [--shape nano|mini|base|large] [--limit-mb 400]
 
-Writes a file of that length (a wandering tone, FLAC), transcribes it in a process of its own, and
-prints one line of JSON. Exits with 1 if the peak is above the limit.
+Writes a file of that length (FLAC, the same minute over and over: sound that comes and goes, with
+pauses), transcribes it in a process of its own, and prints one line of JSON. What is written of
+each minute, words and times, is compared with the minute before: where windows are cut by the
+sound alone, they soon fall alike in every minute, and so does the text. Exits with 1 if the peak
+is above the limit, or if minutes differ after the first ten.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -14,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -22,16 +27,28 @@ from av.audio.frame import AudioFrame
 from tests.mixed_recordings import make_sound
 
 import unheard
+from unheard.decoding.hypothesis import Word
 
 SAMPLE_RATE = 16_000
 BLOCK_SECONDS = 60
 
 
-def write_long_flac(path: Path, *, hours: float) -> None:
-    """Write a long recording without holding it in memory."""
+def make_block() -> np.ndarray:
+    """A minute of sound that comes and goes like syllables, with pauses of 0.4 to 0.9 seconds."""
     generator = np.random.default_rng(0)
     sound = make_sound(generator, seconds=BLOCK_SECONDS)
-    pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)[None, :]
+    times = np.arange(sound.shape[0]) / SAMPLE_RATE
+    sound *= np.where(times % 0.2 < 0.12, 1.0, 0.03).astype(np.float32)
+    start = 0.0
+    while (start := start + generator.uniform(1.0, 5.0)) < BLOCK_SECONDS - 1:
+        stop = start + generator.uniform(0.4, 0.9)
+        sound[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)] *= 0.001
+    return sound
+
+
+def write_long_flac(path: Path, *, hours: float) -> None:
+    """Write a long recording, one minute over and over, without holding it in memory."""
+    pcm = (np.clip(make_block(), -1, 1) * 32767).astype(np.int16)[None, :]
     with av.open(str(path), "w", format="flac") as container:
         stream = container.add_stream("flac", rate=SAMPLE_RATE)
         stream.layout = "mono"
@@ -42,6 +59,28 @@ def write_long_flac(path: Path, *, hours: float) -> None:
                 frame.sample_rate = SAMPLE_RATE
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def count_equal(words: Sequence[Word], *, minutes: int) -> dict[str, int]:
+    """Compare what was written of each minute with what was written of the one before."""
+    by_minute: list[list[tuple[str, int, int]]] = [[] for _ in range(minutes)]
+    for word in words:
+        place = min(int(word.start_seconds // BLOCK_SECONDS), minutes - 1)
+        begin = place * BLOCK_SECONDS
+        # Edges of frames lie at halves of a millisecond.
+        start, end = (
+            round(10_000 * (seconds - begin)) for seconds in (word.start_seconds, word.end_seconds)
+        )
+        by_minute[place].append((word.text, start, end))
+    pairs = list(itertools.pairwise(by_minute))
+    return {
+        "minutes": minutes,
+        "minutes_equal_to_the_one_before": sum(one == other for one, other in pairs),
+        "last_unequal_minute": max(
+            (place + 1 for place, (one, other) in enumerate(pairs) if one != other), default=0
+        ),
+        "words_a_minute": len(by_minute[minutes // 2]),
+    }
 
 
 def make_model(shape: str):
@@ -63,6 +102,15 @@ def make_model(shape: str):
     )
     kernels = ((10, 5), *((3, 2),) * 4, *((2, 2),) * 2)
     encoders = {
+        "nano": EncoderConfig(
+            conv_layers=tuple(
+                ConvLayer(channels=64, kernel=kernel, stride=stride) for kernel, stride in kernels
+            ),
+            dim=128,
+            ffn_dim=512,
+            layers=4,
+            heads=4,
+        ),
         "mini": EncoderConfig(
             conv_layers=tuple(
                 ConvLayer(channels=256, kernel=kernel, stride=stride) for kernel, stride in kernels
@@ -84,6 +132,9 @@ def make_model(shape: str):
         ),
     }
     model = CtcModel(CtcConfig(encoder=encoders[shape], vocab=len(alphabet))).eval()
+    with torch.no_grad():
+        # Sure enough to write letters.
+        model.head.weight.mul_(30)
     return ModelBundle(model=model, alphabet=alphabet, input_spec=InputSpec())
 
 
@@ -112,13 +163,14 @@ def measure(path: Path, shape: str) -> dict:
         "times_real_time": round(transcript.duration_seconds / elapsed, 1),
         "duration_seconds": transcript.duration_seconds,
         "words": len(transcript.words),
+        **count_equal(transcript.words, minutes=round(transcript.duration_seconds / BLOCK_SECONDS)),
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--hours", type=float, default=3.0)
-    parser.add_argument("--shape", choices=("mini", "base", "large"), default="mini")
+    parser.add_argument("--shape", choices=("nano", "mini", "base", "large"), default="mini")
     parser.add_argument("--limit-mb", type=float, default=400.0)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -145,7 +197,9 @@ def main() -> int:
             }
         )
     )
-    return 1 if result["peak_beyond_model_mb"] > arguments.limit_mb else 0
+    # The last minute ends where the others go on.
+    is_uneven = 10 < result["last_unequal_minute"] < result["minutes"] - 1
+    return 1 if is_uneven or result["peak_beyond_model_mb"] > arguments.limit_mb else 0
 
 
 if __name__ == "__main__":

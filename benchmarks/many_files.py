@@ -136,7 +136,7 @@ def measure_speed(folder: Path, work: Path, shape: str, *, files: int, turns: in
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--shape", choices=("mini", "base"), default="mini")
+    parser.add_argument("--shape", choices=("nano", "mini", "base"), default="mini")
     parser.add_argument("--speed-files", type=int, default=512, help="files of one turn")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--part", choices=("memory", "speed"), help=argparse.SUPPRESS)
