@@ -32,7 +32,8 @@ class ScoreParts:
         words: the bonus for each word.
         unknown_words: the score of words that the language model does not know.
         hot_words: the bonus for each hot word.
-        rescoring: what a second model added to it, times its weight.
+        fusion: a second model's in the beam, times its weight.
+        rescoring: what a second model added at the end, times its weight.
     """
 
     acoustic: float
@@ -40,6 +41,7 @@ class ScoreParts:
     words: float = 0.0
     unknown_words: float = 0.0
     hot_words: float = 0.0
+    fusion: float = 0.0
     rescoring: float = 0.0
 
     @property
@@ -51,6 +53,7 @@ class ScoreParts:
             + self.words
             + self.unknown_words
             + self.hot_words
+            + self.fusion
             + self.rescoring
         )
 

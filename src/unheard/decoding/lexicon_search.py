@@ -25,6 +25,7 @@ from torch import Tensor
 
 from unheard.decoding import lexicon_kernel as kernel
 from unheard.decoding.emissions import Emissions, FrameTiming
+from unheard.decoding.histories import Ending, Judge, NewHistory
 from unheard.decoding.hypothesis import Hypothesis, ScoreParts, Word
 from unheard.decoding.lexicon import Lexicon, word_boundary_id
 from unheard.decoding.runs import probability
@@ -189,7 +190,7 @@ class LexiconDecoder:
             lm_weight=config.lm_weight,
             has_lm=lm is not None,
             boundary_bonus=config.boundary_bonus,
-            histories=config.nbest,
+            histories=config.alike or config.nbest,
         )
         return _Scoring(tree=tree, rules=rules)
 
@@ -243,6 +244,9 @@ class LexiconStream:
         self._histories.state[0] = 0 if lm is None else lm.start_state
         self._frames: list[NDArray[np.float32]] = []
         self._settled = _Settled()
+        self._has_judge = False
+        self._stand_in = 0.0
+        self._new = np.zeros(0, np.intp)  # histories that are being judged
         self._finished = False
 
     @property
@@ -339,7 +343,10 @@ class LexiconStream:
         size = int(beam.size[0])
         if not size:
             return ()
-        certain = self._words(int(kernel.common_history(self._histories, beam)))
+        certain = int(kernel.common_history(self._histories, beam))
+        if self._has_judge:
+            certain = self._judged_above(certain)
+        certain = self._words(certain)
         count = len(certain) - 1
         if count < 1:
             return ()
@@ -359,11 +366,30 @@ class LexiconStream:
         Raises:
             ConfigError: if the stream is finished.
         """
+        return self.conclude(None, num_samples=num_samples)
+
+    def conclude(self, judge: Judge | None, *, num_samples: int | None) -> list[Hypothesis]:
+        """End the stream as `finish` does, with another model's last word if there is a judge."""
         self._check_open()
         self._finished = True
         settled = self._settled
+        endings = [(history, score, 0.0) for history, score in self._endings()]
+        if judge is not None:
+            verdicts = judge([self._ending(history) for history, _, _ in endings])
+            endings = [
+                (
+                    history,
+                    score
+                    - verdict.given
+                    + verdict.total
+                    - self._stand_in * self._unjudged(history),
+                    verdict.total,
+                )
+                for (history, score, _), verdict in zip(endings, verdicts, strict=True)
+            ]
+            endings.sort(key=lambda ending: -ending[1])
         readings: dict[str, Hypothesis] = {}
-        for history, score in self._endings():
+        for history, score, given in endings:
             words = self._words(history)
             text = self._lexicon.separator.join(self._lexicon.words[word] for word in words)
             if text in readings:
@@ -380,11 +406,96 @@ class LexiconStream:
                 words=path.words,
                 confidence=confidence,
                 score=score,
-                parts=self._parts(words, score),
+                parts=self._parts(words, score, given=given),
             )
             if len(readings) == self._config.nbest:
                 break
         return list(readings.values())
+
+    def expect_judge(self, stand_in: float) -> None:
+        """Prepare for another model; see `histories.JudgedStream`."""
+        self._has_judge = True
+        self._stand_in = stand_in
+
+    def unjudged(self, first: int) -> list[NewHistory]:
+        """Name the histories in the beam that were not judged, and number them from `first` on."""
+        self._check_open()
+        histories = self._histories
+        kernel.collect(histories, self._beam, np.empty(len(histories.parent), np.int32))
+        self._new = np.flatnonzero(histories.judged[: histories.used[0]] < 0)
+        histories.judged[self._new] = np.arange(first, first + len(self._new))
+        return [
+            NewHistory(number=number, parent=parent, word=self._lexicon.words[word])
+            for number, parent, word in zip(
+                histories.judged[self._new].tolist(),
+                histories.judged[histories.parent[self._new]].tolist(),
+                histories.word[self._new].tolist(),
+                strict=True,
+            )
+        ]
+
+    def judge(self, added: NDArray[np.float64]) -> None:
+        """Add, for each history of the last `unjudged`, what its last word is worth [nats]."""
+        histories, beam = self._histories, self._beam
+        stood_in = [
+            self._lm_score(history, [word])
+            for history, word in zip(
+                histories.parent[self._new].tolist(),
+                histories.word[self._new].tolist(),
+                strict=True,
+            )
+        ]
+        added = added - self._stand_in * np.array(stood_in)
+        histories.step[self._new] += added
+        given = np.zeros(int(histories.used[0]))
+        for history, worth in zip(self._new.tolist(), added.tolist(), strict=True):
+            given[history] = worth + given[histories.parent[history]]
+        size = int(beam.size[0])
+        masses = (beam.now.blank_mass[:size], beam.now.symbol_mass[:size])
+        with np.errstate(divide="ignore"):
+            changed = [np.log(mass) + given[beam.now.history[:size]] for mass in masses]
+        best = max((mass.max(initial=-np.inf) for mass in changed), default=-np.inf)
+        if best > -np.inf:
+            for mass, log_mass in zip(masses, changed, strict=True):
+                mass[:] = np.exp(log_mass - best)
+            beam.scale[:] = beam.scale[0] + best, (masses[0] + masses[1]).max()
+        self._new = np.zeros(0, np.intp)
+
+    def known(self) -> NDArray[np.int32]:
+        """Return the numbers of the histories to which hypotheses in the beam go back."""
+        return np.unique(self._histories.judged[: self._histories.used[0]])
+
+    def _lm_score(self, history: int, words: list[int], *, is_end: bool = False) -> float:
+        """Return what the language model says of words after a history, not weighted [nats]."""
+        lm = self._lm
+        if lm is None:
+            return 0.0
+        state, _ = _split_state(int(self._histories.state[history]))
+        ids = np.append(self._lm_word[words], [lm.end_id] * is_end).astype(np.int32)
+        log_probs = np.empty(len(ids))
+        score_ids(lm.tables, state, ids, log_probs)
+        return float(log_probs.sum())
+
+    def _unjudged(self, history: int) -> float:
+        """Return what the language model says of all that was not judged and of the end [nats]."""
+        judged = self._judged_above(history)
+        words = self._words(history)[int(self._histories.depth[judged]) :]
+        return self._lm_score(judged, words, is_end=True)
+
+    def _judged_above(self, history: int) -> int:
+        """Return the longest beginning of a history that was judged."""
+        while self._histories.judged[history] < 0:
+            history = int(self._histories.parent[history])
+        return history
+
+    def _ending(self, history: int) -> Ending:
+        """Return what a judge must know of a history that ends."""
+        judged = self._judged_above(history)
+        words = self._words(history)[int(self._histories.depth[judged]) :]
+        return Ending(
+            number=int(self._histories.judged[judged]),
+            words=tuple(self._lexicon.words[word] for word in words),
+        )
 
     def _check_open(self) -> None:
         """Refuse to go on after the end."""
@@ -427,7 +538,7 @@ class LexiconStream:
         kernel.collect(histories, self._beam, np.empty(len(histories.parent), np.int32))
         # Histories are in order and those of the words are one line, so they come first.
         used, depth = int(histories.used[0]), len(words)
-        for column in (histories.word, histories.state, histories.step, histories.given):
+        for column in (histories.word, histories.state, histories.step, histories.judged):
             column[: used - depth] = column[depth:used].copy()
         for column in (histories.parent, histories.depth):
             column[: used - depth] = column[depth:used] - depth
@@ -495,16 +606,16 @@ class LexiconStream:
             node = int(self._lexicon.trie.parent[node])
         return self._lexicon.alphabet.decode(symbols[::-1])
 
-    def _parts(self, words: list[int], score: float, *, is_end: bool = True) -> ScoreParts:
+    def _parts(
+        self, words: list[int], score: float, *, given: float = 0.0, is_end: bool = True
+    ) -> ScoreParts:
         """Say what a score is made of, settled words included."""
         config, lm, settled = self._config, self._lm, self._settled
-        lm_score, unknown_score = settled.lm, settled.unknown_words
-        lm_state, state = _split_state(int(self._histories.state[0]))
+        lm_weight = config.lm_weight - self._stand_in
+        lm_score = settled.lm + lm_weight * self._lm_score(0, words, is_end=is_end)
+        unknown_score = settled.unknown_words
+        _, state = _split_state(int(self._histories.state[0]))
         if lm is not None:
-            ids = np.append(self._lm_word[words], [lm.end_id] * is_end).astype(np.int32)
-            log_probs = np.empty(len(ids))
-            score_ids(lm.tables, lm_state, ids, log_probs)
-            lm_score += config.lm_weight * float(log_probs.sum())
             unknown = int((self._lm_word[words] == lm.unknown_id).sum())
             unknown_score += unknown * config.unknown_score if unknown else 0.0
         hot = settled.hot_words + float(self._hot.word_bonus[words].sum())
@@ -513,11 +624,12 @@ class LexiconStream:
             hot += float(self._hot.phrases.bonus[state])
         bonus = settled.words + len(words) * config.word_bonus
         return ScoreParts(
-            acoustic=score - lm_score - bonus - unknown_score - hot,
+            acoustic=score - lm_score - bonus - unknown_score - hot - given,
             lm=lm_score,
             words=bonus,
             unknown_words=unknown_score,
             hot_words=hot,
+            fusion=given,
         )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unheard.decoding import prefix_kernel as kernel
 from unheard.decoding.emissions import Emissions, FrameTiming
+from unheard.decoding.histories import Ending, Judge, NewHistory
 from unheard.decoding.hot_words import build_matcher, spell
 from unheard.decoding.hypothesis import Hypothesis, ScoreParts, Word
 from unheard.decoding.lexicon import Lexicon
@@ -231,7 +232,7 @@ class PrefixStream:
         self._limits = kernel.Limits(
             beam=config.beam,
             candidates=config.beam + config.beam // 2 + 8 if scoring.mode else config.beam,
-            alike=config.nbest,
+            alike=config.alike or config.nbest,
             threshold=float(config.beam_threshold),
             symbols_per_frame=min(config.symbols_per_frame or len(alphabet), len(alphabet)),
             symbol_threshold=float(config.symbol_threshold),
@@ -239,6 +240,9 @@ class PrefixStream:
         self._working = _allocate(self._limits, len(alphabet))
         self._settled_frames = 0  # frames that carried a symbol of a settled word
         self._settled_log_prob = 0.0  # of those frames
+        self._has_judge = False
+        self._stand_in = 0.0
+        self._new = np.zeros(0, np.intp)  # prefixes that are being judged
         self._finished = False
         kernel.begin(scoring, self._working)
 
@@ -305,6 +309,8 @@ class PrefixStream:
         """
         self._check_open()
         count = self._whole_words(self._symbols(kernel.common_prefix(self._working)))
+        if self._has_judge:
+            count = min(count, self._judged_symbols())
         if not count:
             return ()
         ends_in_boundary = self._scoring.boundary >= 0
@@ -325,6 +331,10 @@ class PrefixStream:
         Args:
             num_samples: length of the recording, to which word times are clipped.
         """
+        return self.conclude(None, num_samples=num_samples)
+
+    def conclude(self, judge: Judge | None, *, num_samples: int | None) -> list[Hypothesis]:
+        """End the stream as `finish` does, with another model's last word if there is a judge."""
         self._check_open()
         self._finished = True
         config, beam = self._config, self._limits.beam
@@ -332,22 +342,138 @@ class PrefixStream:
         scores = np.zeros((beam, 5))
         count = kernel.finish(self._scoring, self._working, numbers, scores)
         numbers, scores = numbers[:count], scores[:count]
-        possible = scores[:, 0] + scores[:, 1] * config.lm_weight + scores[:, 2]
+        lm_weight = config.lm_weight - self._stand_in
+        possible = scores[:, 0] + scores[:, 1] * lm_weight + scores[:, 2]
         possible += numbers[:, 4] * config.word_bonus
         unknown = np.where(numbers[:, 5] > 0, numbers[:, 5], 1) * config.unknown_score
         total = possible + np.where(numbers[:, 5] > 0, unknown, 0.0)
+        given = np.zeros(count)
+        if judge is not None:
+            above = self._words_above()
+            verdicts = judge([self._ending(node, above) for node in numbers[:, 0].tolist()])
+            given[:] = [verdict.total for verdict in verdicts]
+            possible, total = possible + given, total + given
         found: dict[str, Hypothesis] = {}
         for place in np.lexsort((-possible, -total)):
             if len(found) == config.nbest:
                 break
-            hypothesis = self._read(numbers[place], scores[place], num_samples)
+            hypothesis = self._read(numbers[place], scores[place], float(given[place]), num_samples)
             found.setdefault(hypothesis.text, hypothesis)
         return list(found.values())
+
+    def expect_judge(self, stand_in: float) -> None:
+        """Prepare for another model; see `histories.JudgedStream`."""
+        self._has_judge = True
+        self._stand_in = stand_in
+
+    def unjudged(self, first: int) -> list[NewHistory]:
+        """Name the histories in the beam that were not judged, and number them from `first` on."""
+        self._check_open()
+        _sweep(self._working, self._scoring)
+        numbers, above = self._prefixes(), self._words_above()
+        is_new = (above == np.arange(len(above))) & (numbers[:, kernel.JUDGED] == 0)
+        is_new[0] = False  # nothing is before the root
+        self._new = np.flatnonzero(is_new)
+        numbers[self._new, kernel.JUDGED] = np.arange(first, first + len(self._new))
+        parents = numbers[self._new, kernel.PARENT]
+        before = above[parents]
+        return [
+            NewHistory(
+                number=int(numbers[node, kernel.JUDGED]),
+                parent=int(numbers[start, kernel.JUDGED]),
+                word=text_of(self._symbols_after(start, parent), self._alphabet),
+            )
+            for node, parent, start in zip(
+                self._new.tolist(), parents.tolist(), before.tolist(), strict=True
+            )
+        ]
+
+    def judge(self, added: NDArray[np.float64]) -> None:
+        """Add, for each history of the last `unjudged`, what its last word is worth [nats]."""
+        above = self._words_above()
+        before = above[self._prefixes()[self._new, kernel.PARENT]]
+        scores = self._working.prefix_scores[: len(above)]
+        stood_in = scores[self._new, kernel.LM_SCORE] - scores[before, kernel.LM_SCORE]
+        added = added - self._stand_in * stood_in
+        given = np.zeros(len(above))
+        for node, start, worth in zip(
+            self._new.tolist(), before.tolist(), added.tolist(), strict=True
+        ):
+            given[node] = worth + given[start]
+        for column in (kernel.SCORE, kernel.GIVEN):
+            scores[:, column] += given[above]
+        self._new = np.zeros(0, np.intp)
+
+    def known(self) -> NDArray[np.int32]:
+        """Return the numbers of the histories to which hypotheses in the beam go back."""
+        return np.unique(self._prefixes()[:, kernel.JUDGED])
 
     def _check_open(self) -> None:
         """Refuse to go on after the end."""
         if self._finished:
             raise ConfigError("the stream is finished: begin another one with Decoder.stream.")
+
+    def _prefixes(self) -> NDArray[np.int32]:
+        """Return the rows of the prefixes there are."""
+        return self._working.prefix_numbers[: self._working.counts[kernel.PREFIXES]]
+
+    def _words_above(self) -> NDArray[np.intp]:
+        """Return, for each prefix, the last one on the way to it that ends a word; or the root.
+
+        That is one, itself included, that ends with a boundary, or, in scripts without, with the
+        symbol that begins the next word.
+        """
+        numbers = self._prefixes()
+        symbols = numbers[:, kernel.SYMBOL]
+        if self._scoring.boundary >= 0:
+            ends = symbols == self._scoring.boundary
+        else:
+            ends = self._scoring.begins_word[symbols] > 0
+        above = np.where(ends, np.arange(len(ends)), numbers[:, kernel.PARENT])
+        above[0] = 0
+        while True:  # each round doubles the way
+            further = above[above]
+            if (further == above).all():
+                return above
+            above = further
+
+    def _symbols_after(self, start: int, node: int) -> list[int]:
+        """Return the symbols of a prefix that come after the last whole word of another one.
+
+        In scripts without boundaries the symbol that ended that word is the first of them.
+        """
+        numbers = self._working.prefix_numbers
+        count = int(numbers[node, kernel.DEPTH] - numbers[start, kernel.DEPTH])
+        if self._scoring.boundary < 0 and start > 0:
+            count += 1
+        symbols = np.empty(count, np.int32)
+        kernel.write_symbols(numbers, node, symbols)
+        return symbols.tolist()
+
+    def _judged_above(self, node: int, above: NDArray[np.intp]) -> int:
+        """Return the last prefix on the way to one that was judged, or the root."""
+        numbers = self._working.prefix_numbers
+        node = int(above[node])
+        while node > 0 and numbers[node, kernel.JUDGED] == 0:
+            node = int(above[numbers[node, kernel.PARENT]])
+        return node
+
+    def _ending(self, node: int, above: NDArray[np.intp]) -> Ending:
+        """Return what a judge must know of a text that ends."""
+        start = self._judged_above(node, above)
+        symbols = self._symbols_after(start, node)
+        words = (
+            self._alphabet.decode([symbols[index] for index in group]).strip()
+            for group in word_groups(symbols, self._alphabet)
+        )
+        number = int(self._working.prefix_numbers[start, kernel.JUDGED])
+        return Ending(number=number, words=tuple(filter(None, words)))
+
+    def _judged_symbols(self) -> int:
+        """Count the symbols, from the start, of words that all slots have in common and a judge."""
+        node = self._judged_above(kernel.common_prefix(self._working), self._words_above())
+        depth = int(self._working.prefix_numbers[node, kernel.DEPTH])
+        return depth if self._scoring.boundary >= 0 else max(depth - 1, 0)
 
     def _whole_words(self, symbols: list[int]) -> int:
         """Count the symbols, from the start, of words that are whole, and of their boundaries."""
@@ -373,7 +499,11 @@ class PrefixStream:
         return symbols.tolist()
 
     def _read(
-        self, numbers: NDArray[np.int32], scores: NDArray[np.float64], num_samples: int | None
+        self,
+        numbers: NDArray[np.int32],
+        scores: NDArray[np.float64],
+        given: float,
+        num_samples: int | None,
     ) -> Hypothesis:
         """Write one text of `prefix_kernel.finish` with its words and parts."""
         config = self._config
@@ -389,10 +519,11 @@ class PrefixStream:
             confidence = probability(best_path, self.frames)
         parts = ScoreParts(
             acoustic=acoustic,
-            lm=config.lm_weight * lm_score,
+            lm=(config.lm_weight - self._stand_in) * lm_score,
             words=config.word_bonus * words,
             unknown_words=config.unknown_score * unknown if unknown else 0.0,
             hot_words=hot_score,
+            fusion=given,
         )
         return Hypothesis(
             text=reading.text,

@@ -35,7 +35,8 @@ class SearchConfig:
     - `lm_weight` times the natural log-probability that the language model gives it,
     - `word_bonus` for each word,
     - `unknown_score` for each word that the language model does not know,
-    - the bonus of each hot word in it.
+    - the bonus of each hot word in it,
+    - `fuse_weight` times the natural log-probability of a second language model in the beam.
 
     Attributes:
         beam: hypotheses kept after each frame.
@@ -53,6 +54,11 @@ class SearchConfig:
             counts once for each frame spent on the boundary, and belongs to the acoustic part
             [nats].
         nbest: readings to return.
+        alike: how many texts that its language model cannot tell apart a full beam keeps; None
+            for as many as `nbest`, and with a second model in the beam for all.
+        fuse_weight: factor of the natural log-probability of a second model in the beam; of no
+            effect without one (`unheard.decoding.fusion`).
+        fuse_frames: after how many frames that model judges the words ended since.
         look_ahead: whether an unfinished word is ranked with the unigram score of the best word
             that it can become. It changes what is pruned, never a score.
 
@@ -69,14 +75,18 @@ class SearchConfig:
     unknown_score: float = -20.0
     boundary_bonus: float = 0.0
     nbest: int = 1
+    alike: int | None = None
+    fuse_weight: float = 0.5
+    fuse_frames: int = 16
     look_ahead: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no search can do."""
-        for name in ("beam", "nbest"):
+        for name in ("beam", "nbest", "fuse_frames"):
             _check_count(name, getattr(self, name))
-        if self.symbols_per_frame is not None:
-            _check_count("symbols_per_frame", self.symbols_per_frame)
+        for name in ("symbols_per_frame", "alike"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
         for name in ("beam_threshold", "symbol_threshold"):
             value = getattr(self, name)
             if not value >= 0:
@@ -84,12 +94,13 @@ class SearchConfig:
                     f"the search's {name} is out of range: expected nats, 0 or more (infinity for "
                     f"no limit), found {value!r}."
                 )
-        for name in ("lm_weight", "word_bonus", "boundary_bonus"):
+        for name in ("lm_weight", "fuse_weight", "word_bonus", "boundary_bonus"):
             value = getattr(self, name)
-            if not math.isfinite(value) or (name == "lm_weight" and value < 0):
+            is_weight = name.endswith("_weight")
+            if not math.isfinite(value) or (is_weight and value < 0):
                 raise ConfigError(
                     f"the search's {name} is out of range: expected a finite number"
-                    f"{', 0 or more' if name == 'lm_weight' else ''}, found {value!r}."
+                    f"{', 0 or more' if is_weight else ''}, found {value!r}."
                 )
         if math.isnan(self.unknown_score) or self.unknown_score == math.inf:
             raise ConfigError(
@@ -299,8 +310,7 @@ def in_threads(
     Longest first, so that no thread is left alone with a long one at the end. The kernels release
     the interpreter's lock.
     """
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = threads or count or 1
+    threads = count_threads(threads)
     if threads == 1 or len(emissions) < 2:
         return [decode(one) for one in emissions]
     order = sorted(range(len(emissions)), key=lambda i: -emissions[i].log_probs.shape[0])
@@ -310,6 +320,12 @@ def in_threads(
         for index, hypotheses in zip(order, done, strict=True):
             results[index] = hypotheses
     return results
+
+
+def count_threads(threads: int | None) -> int:
+    """Return how many threads to use; None asks for as many as there are cores."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return threads or count or 1
 
 
 def _check_count(name: str, value: object) -> None:

@@ -25,3 +25,15 @@ class UnitScorer(SentenceScorer, Protocol):
     def unknown_units(self, text: str) -> NDArray[np.bool_]:
         """Tell which units of a text the model does not know, (units,)."""
         ...
+
+
+class BeginningScorer(SentenceScorer, Protocol):
+    """A language model that can be asked before a text is whole; threads may share it."""
+
+    def score_beginnings(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the natural log-probability that a text begins with each of these, (texts,).
+
+        They are whole words, and nothing is said of what follows: the empty text scores 0. A
+        text's sentence score is that of its beginning and what its end adds.
+        """
+        ...

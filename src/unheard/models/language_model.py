@@ -7,7 +7,9 @@ Source: Radford et al. 2019 (GPT-2), sec. 2.3, for the layers and how they start
 `GPTNeoXForCausalLM` has them; Press and Wolf 2017 for the shared matrix.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +100,56 @@ class LanguageModel(nn.Module):
             hidden = layer(hidden, rotation)
         return F.linear(self.norm(hidden), self.embedding.weight)
 
+    def step(self, tokens: Tensor, positions: Tensor, past: "Past", unseen: Tensor) -> "Step":
+        """Read one further token of each of several texts whose beginnings were read before.
+
+        Gives what `forward` gives at the place of the token, up to rounding; for evaluation.
+
+        Args:
+            tokens: (batch,) int64.
+            positions: (batch,) int64, their places in their texts, from 0.
+            past: keys and values of a layer for the tokens before, (batch, places, dim) each, in
+                any order, as earlier steps gave them.
+            unseen: (batch, places) bool, True where there is no token: texts may differ in length.
+        """
+        config = self.config
+        hidden = self.embedding(tokens)
+        turns = rotary_positions(
+            int(positions.max()) + 1,
+            config.dim // config.heads,
+            base=config.rotary_base,
+            like=self.embedding.weight,
+        )
+        rotation = turns[:, positions, None, None]  # beside (batch, heads, 1, head_dim)
+        unseen = F.pad(unseen, (0, 1), value=False)[:, None, None, :]  # each place sees itself
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for number, layer in enumerate(self.layers):
+            hidden, key, value = cast("CausalLayer", layer).step(
+                hidden, rotation, past(number), unseen
+            )
+            keys.append(key)
+            values.append(value)
+        return Step(hidden=self.norm(hidden), keys=torch.stack(keys), values=torch.stack(values))
+
+
+Past = Callable[[int], tuple[Tensor, Tensor]]
+"""Keys and values of what was read before, by the number of the layer."""
+
+
+class Step(NamedTuple):
+    """What one token of each text gives.
+
+    Attributes:
+        hidden: (batch, dim), whose product with the embedding scores what follows.
+        keys: (layers, batch, dim), turned by their places.
+        values: (layers, batch, dim).
+    """
+
+    hidden: Tensor
+    keys: Tensor
+    values: Tensor
+
 
 class CausalLayer(nn.Module):
     """Self-attention to what came before, and feed-forward, each with its norm first."""
@@ -121,6 +173,19 @@ class CausalLayer(nn.Module):
         """Apply to (batch, length, dim); `rotation` as `rotary_positions` gives it."""
         attended = self.attention(self.attention_norm(hidden), rotation)
         hidden = hidden + dropout(attended, self.dropout, self.training)
+        return self._feed_forward(hidden)
+
+    def step(
+        self, hidden: Tensor, rotation: Tensor, past: tuple[Tensor, Tensor], unseen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply to one place of each text, (batch, dim); returns its key and value too."""
+        attended, key, value = self.attention.step(
+            self.attention_norm(hidden), rotation, past, unseen
+        )
+        return self._feed_forward(hidden + attended), key, value
+
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        """Add the second sub-layer."""
         inner = dropout(F.gelu(self.inner(self.ffn_norm(hidden))), self.dropout, self.training)
         return hidden + dropout(self.outer(inner), self.dropout, self.training)
 
@@ -151,6 +216,34 @@ class CausalAttention(nn.Module):
         mixed = attend(query, key, value, later, dropped=self.dropout if self.training else 0.0)
         mixed = mixed.transpose(1, 2).reshape(batch, length, dim)  # heads side by side again
         return self.output(mixed)
+
+    def step(
+        self, hidden: Tensor, rotation: Tensor, past: tuple[Tensor, Tensor], unseen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Let one place of each text attend to itself and what came before.
+
+        Args:
+            hidden: (batch, dim).
+            rotation: (2, batch, 1, 1, head_dim / 2), by the places.
+            past: keys and values, (batch, places, dim).
+            unseen: (batch, 1, 1, places + 1) bool.
+
+        Returns:
+            (batch, dim) mixed, key and value.
+        """
+        batch, dim = hidden.shape
+        split = (batch, self.heads, 1, dim // self.heads)
+        query = rotate(self.query(hidden).view(split), rotation)
+        key = rotate(self.key(hidden).view(split), rotation).reshape(batch, dim)
+        value = self.value(hidden)
+        keys, values = (
+            torch.cat((before, own[:, None]), dim=1)
+            .view(batch, -1, self.heads, dim // self.heads)
+            .transpose(1, 2)
+            for before, own in zip(past, (key, value), strict=True)
+        )
+        mixed = attend(query, keys, values, unseen, dropped=0.0)
+        return self.output(mixed.reshape(batch, dim)), key, value
 
 
 def rotary_positions(length: int, head_dim: int, *, base: float, like: Tensor) -> Tensor:
