@@ -38,7 +38,7 @@ PARTIAL_LOAD = 0.5
 """Share of the time that partial texts may take; where they are dearer, they come less often."""
 PAUSE_SECONDS = 0.6
 """Silence between two words that ends a segment [seconds]."""
-SEGMENT_SECONDS = 12.0
+SEGMENT_SECONDS = 6.0
 """Longest segment, unless it is one word [seconds]."""
 SILENT_PEAK = 10 ** (-50 / 20)
 """No sample above this: nothing to hear (50 dB below full scale)."""

@@ -150,7 +150,7 @@ def listen(
         dtype: of the matrix products.
         device: where to load the model, unless it is loaded.
         window_seconds: longest window: what was said this long ago is final. Shorter ones are
-            final sooner, and cost more.
+            final sooner, and the network hears less around each moment.
         context_seconds: sound heard beyond the seam of two windows where that is no pause.
         hop_seconds: sound between two partial texts.
         stats: say on the standard error at the end how late the text was, and what it cost.
@@ -291,7 +291,7 @@ class _Session:
                 self._warned_at *= 2
             logger.warning(
                 "this machine is too slow: %.1f s of sound wait to be heard. Partial texts now "
-                "come every %.1f s; nothing is lost, it comes later. A smaller model, longer "
+                "come every %.1f s; nothing is lost, it comes later. A smaller model, shorter "
                 "windows or a longer hop help.",
                 waits,
                 max(self._stream.stats.hop_seconds, waits),

@@ -77,7 +77,7 @@ class Stream:
             dtype: of the matrix products.
             device: where to load the model, unless it is loaded.
             window_seconds: longest window; what was said this long ago is final at the latest.
-                Shorter ones are final sooner, and cost more.
+                Shorter ones are final sooner, and the network hears less around each moment.
             context_seconds: sound heard beyond the seam of two windows where that is no pause.
             hop_seconds: sound between two partial texts; None: only when `partial` is called.
             keep: keep all words for `finish`. Without, memory stays the same however long it
