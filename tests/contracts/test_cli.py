@@ -47,6 +47,7 @@ def test_help_lists_every_verb_on_standard_output(capsys: pytest.CaptureFixture[
         "evaluate",
         "lm",
         "transcribe",
+        "archive",
         "listen",
         "align",
         "inspect",

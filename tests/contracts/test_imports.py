@@ -17,6 +17,7 @@ EXTRAS = (
     "pyarrow",
     "onnx",
     "onnxruntime",
+    "ray",
 )
 PEERS = ("transformers", "torchaudio", "torchcodec", "fairseq")
 LIGHT = (

@@ -233,6 +233,8 @@ def _digests(store: Store, name: str) -> Digests:
 
 def _holds(digests: Digests, digest: bytes) -> bool:
     """Look a digest up among sorted ones."""
+    if not digests.shape[0]:
+        return False
     # numpy drops zero bytes at the end of texts; all of ours are of one length.
     wanted = np.frombuffer(digest, f"S{DIGEST_BYTES}")
     place = int(np.searchsorted(digests, wanted)[0])

@@ -6,8 +6,8 @@ bytes of memory for each recording that is left, and 16 for each that has a reco
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -108,35 +108,22 @@ def make_plan(
         workers: that will work at a time, as far as that is known.
         limits: of a ticket.
     """
-    starts, costs = array("Q"), array("d")
-    done = failed = 0
-    position = 0
-    retried: list[bytes] = []
-    with store.writing(name) as file:
-        for item in _unique(recordings, shard=shard):
-            digest = item.digest
-            if known.is_done(digest):
-                done += 1
-                continue
-            if known.is_failed(digest):
-                if not retry_failed:
-                    failed += 1
-                    continue
-                retried.append(digest)
-            line = item.to_line()
-            file.write(line)
-            starts.append(position)
-            costs.append(cost_seconds(item))
-            position += len(line)
-    tickets = _cut(starts, costs, end=position, workers=workers, limits=limits)
+    listed = _list(recordings, known, store, name, shard=shard, retry_failed=retry_failed)
+    if doubled := listed.doubled():
+        # Rare, and only known at the end: list again, knowing them.
+        listed = _list(
+            recordings, known, store, name, shard=shard, retry_failed=retry_failed, doubled=doubled
+        )
+    starts, costs = listed.starts, listed.costs
+    tickets = _cut(starts, costs, end=listed.end, workers=workers, limits=limits)
     # The largest come first, so that none of them is alone at the end.
     tickets.sort(key=lambda ticket: -ticket.cost_seconds)
     return Plan(
         tickets=tuple(tickets),
         pending=len(starts),
-        done=done,
-        failed=failed,
-        retried=np.sort(np.array(retried, f"S{DIGEST_BYTES}")),
+        done=listed.done,
+        failed=listed.failed,
+        retried=np.sort(np.array(listed.retried, f"S{DIGEST_BYTES}")),
     )
 
 
@@ -158,30 +145,92 @@ def cost_seconds(item: Item) -> float:
     return UNKNOWN_SECONDS
 
 
-def _unique(recordings: Recordings, *, shard: tuple[int, int] | None) -> Iterable[Item]:
-    """List recordings; of rows with one id the first stands, and the others are faults."""
-    if not recordings.is_manifest:
-        # A folder has no two files of one name.
-        yield from recordings.items(shard=shard)
-        return
-    digests = array("B")
-    for item in recordings.items(shard=shard):
-        digests.frombytes(item.digest)
-    values, counts = np.unique(np.frombuffer(digests, f"S{DIGEST_BYTES}"), return_counts=True)
-    doubled = {bytes(value).ljust(DIGEST_BYTES, b"\0") for value in values[counts > 1]}
+@dataclass(kw_only=True)
+class _Listed:
+    """A list that was written, and what is known of its lines.
+
+    Attributes:
+        starts: where each line begins [bytes].
+        costs: of each [seconds].
+        end: of the list [bytes].
+        done: recordings left out since they have a transcript.
+        failed: recordings left out since they have a dead letter.
+        retried: digests of those on the list that have one.
+        digests: of all rows of a manifest.
+    """
+
+    starts: "array[int]" = field(default_factory=lambda: array("Q"))
+    costs: "array[float]" = field(default_factory=lambda: array("d"))
+    end: int = 0
+    done: int = 0
+    failed: int = 0
+    retried: list[bytes] = field(default_factory=list)
+    digests: "array[int]" = field(default_factory=lambda: array("B"))
+
+    def doubled(self) -> set[bytes]:
+        """Find the ids that stand on several rows."""
+        values = np.sort(np.frombuffer(self.digests, f"S{DIGEST_BYTES}"))
+        again = values[1:][values[1:] == values[:-1]]
+        return {bytes(value).ljust(DIGEST_BYTES, b"\0") for value in again}
+
+
+def _list(
+    recordings: Recordings,
+    known: Known,
+    store: Store,
+    name: str,
+    *,
+    shard: tuple[int, int] | None,
+    retry_failed: bool,
+    doubled: set[bytes] | None = None,
+) -> _Listed:
+    """Write the list of what is left to do.
+
+    Args:
+        recordings: the input.
+        known: what has a record.
+        store: where the list is written.
+        name: of the list.
+        shard: (i, n) keeps the i-th of n parts.
+        retry_failed: try again what has a dead letter.
+        doubled: ids of which only the first row is a recording; None looks for them.
+    """
+    listed = _Listed()
     seen: set[bytes] = set()
-    for place, item in enumerate(recordings.items(shard=shard), start=1):
-        if item.digest in doubled:
-            if item.digest in seen:
-                where = f"{item.id}#{place}"
-                detail = (
-                    f'The id "{item.id}" stands on an earlier row of the manifest. Ids must be '
-                    "unique; give this row another one."
-                )
-                yield Item(id=where, audio=item.audio, fault=(DUPLICATE, detail))
+    with store.writing(name) as file:
+        for place, item in enumerate(recordings.items(shard=shard), start=1):
+            digest = item.digest
+            # A folder has no two files of one name.
+            if doubled is None and recordings.is_manifest:
+                listed.digests.frombytes(digest)
+            elif doubled and digest in doubled:
+                if digest in seen:
+                    item = _double(item, place)
+                    digest = item.digest
+                seen.add(digest)
+            if known.is_done(digest):
+                listed.done += 1
                 continue
-            seen.add(item.digest)
-        yield item
+            if known.is_failed(digest):
+                if not retry_failed:
+                    listed.failed += 1
+                    continue
+                listed.retried.append(digest)
+            line = item.to_line()
+            file.write(line)
+            listed.starts.append(listed.end)
+            listed.costs.append(cost_seconds(item))
+            listed.end += len(line)
+    return listed
+
+
+def _double(item: Item, place: int) -> Item:
+    """Make a fault of a row whose id stands on an earlier one."""
+    detail = (
+        f'The id "{item.id}" stands on an earlier row of the manifest. Ids must be unique; give '
+        "this row another one."
+    )
+    return Item(id=f"{item.id}#{place}", audio=item.audio, fault=(DUPLICATE, detail))
 
 
 def _cut(

@@ -82,7 +82,7 @@ class Item:
             self.num_bytes,
             self.fault,
         )
-        return json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        return _LINE.encode(row).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> "Item":
@@ -96,6 +96,9 @@ class Item:
             num_bytes=num_bytes,
             fault=None if fault is None else (fault[0], fault[1]),
         )
+
+
+_LINE = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
 def digest_of(name: str) -> bytes:

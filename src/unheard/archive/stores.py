@@ -134,6 +134,7 @@ class LocalStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))  # noqa: PTH100 (Path.absolute keeps "..")
+        self._prefix = os.path.join(self.folder, "")  # noqa: PTH118 (ends with a slash)
 
     @property
     def url(self) -> str:
@@ -142,7 +143,7 @@ class LocalStore:
 
     def address(self, name: str) -> str:
         """Return the path of a file."""
-        return str(self.folder / name)
+        return f"{self._prefix}{name}"
 
     def walk(self) -> Iterator[Entry]:
         """List all files, a folder after the other; hidden files and folders are left out."""

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,19 @@ def test_a_folder_is_planned_like_a_manifest(tmp_path: Path) -> None:
         small_corpora.text(tmp_path / "in" / name, b"1")
     plan = make_plan(Recordings(tmp_path / "in"), NOTHING, open_store(tmp_path / "out"), "plan")
     assert {item.id for item in items_of(tmp_path, plan)[0]} == {"a.wav", "b/c.wav"}
+
+
+def test_planning_needs_few_bytes_a_recording(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text("".join(f'{{"audio": "{number:08d}.wav"}}\n' for number in range(count)))
+        store = open_store(tmp_path / "out")
+        tracemalloc.start()
+        make_plan(Recordings(path), NOTHING, store, "plan", workers=4)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    few, many = 2_000, 12_000
+    peak(few)
+    assert (peak(many) - peak(few)) / (many - few) < 80
