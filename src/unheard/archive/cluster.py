@@ -25,6 +25,9 @@ from unheard.errors import ConfigError, MissingExtraError, UnheardError
 OBJECT_STORE_BYTES = 100 << 20
 """Shared memory of a local Ray: tickets are small [bytes]."""
 
+MOST_BLOCKS = 10_000
+"""Pieces of Ray's data set; of more tickets several are in one."""
+
 _ENVIRONMENT = {
     # Ray reports to its makers what runs where unless it is told not to.
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -194,7 +197,8 @@ def _ended(
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     data = ray.data.from_items(
-        [asdict(ticket) for ticket in tickets], override_num_blocks=len(tickets)
+        [asdict(ticket) for ticket in tickets],
+        override_num_blocks=min(len(tickets), MOST_BLOCKS),
     ).map_batches(
         RayWorker,
         fn_constructor_kwargs={"job": job, "board": board},

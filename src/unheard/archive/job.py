@@ -42,6 +42,8 @@ FORMAT_VERSION = 1
 
 WORKER_BYTES = 1_500_000_000
 """Memory that a worker is taken to need where their number is left to us [bytes]."""
+ACCELERATOR_THREADS = 4
+"""Processors of a worker with an accelerator, which decode and search."""
 UNKNOWN_WORKERS = 64
 """Workers that tickets are cut for on a cluster of unknown size."""
 
@@ -98,7 +100,7 @@ def archive(
     shard: str | None = None,
     device: str = "cpu",
     workers_per_device: int = 1,
-    threads: int = 1,
+    threads: int | None = None,
     adapter: str | None = None,
     lm: str | os.PathLike[str] | None = None,
     lexicon: str | os.PathLike[str] | None = None,
@@ -140,7 +142,7 @@ def archive(
         shard: "i/n" does the i-th of n parts, by id; all may share one output.
         device: where the model runs, "cpu" or "cuda".
         workers_per_device: workers that share an accelerator.
-        threads: processors of each worker.
+        threads: processors of each worker; 1 by default, 4 beside an accelerator.
         adapter: for a model with an adapter for each language, the language, such as "kmr".
         lm: n-gram model to search with: an ARPA file (.arpa, .arpa.gz) or our own (.unheard-lm).
             With this or any of the next nine, a beam search takes the place of greedy reading
@@ -177,6 +179,10 @@ def archive(
         UnheardError: if the output cannot be written, or a store does not answer.
     """
     started = time.monotonic()
+    if threads is None:
+        threads = 1 if device == "cpu" else ACCELERATOR_THREADS
+        if workers == 0:
+            threads = min(os.cpu_count() or 1, 8)
     _check_options(format, workers, max_workers, threads, workers_per_device)
     part = None if shard is None else parse_shard(shard)
     store = open_store(output)

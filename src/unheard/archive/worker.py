@@ -9,6 +9,7 @@ the process ends a second time becomes a dead letter, and the rest goes on.
 import contextlib
 import json
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -336,7 +337,7 @@ class Worker:
         )
         if changed:
             raise ConfigError(
-                f"On {os.uname().nodename} the model or its settings differ from those of the "
+                f"On {socket.gethostname()} the model or its settings differ from those of the "
                 f"machine that started the job: {', '.join(changed)}. Put the same files on every "
                 "machine, or on a shared folder or store."
             )
