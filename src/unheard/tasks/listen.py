@@ -255,6 +255,10 @@ class _Session:
             self._hear(pieces)
         transcript = self._stream.finish()
         self._tell(self._stream.update)
+        if not transcript.duration_seconds:
+            logger.warning("no sound came, so nothing was written")
+        elif transcript.warnings:
+            logger.warning("the sound was odd: %s", ", ".join(transcript.warnings))
         self._words = len(transcript.words)
         self._elapsed = time.monotonic() - started
         return transcript

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import wave
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -140,6 +141,17 @@ def test_a_pipe_that_is_no_sound(tmp_path, standard_input):
     floating = riff + b"fmt \x10\0\0\0\3\0\1\0" + bytes(10) + b"\x20\0" + b"data\0\0\0\0"
     assert "16-bit" in read(floating)
     assert "chunk" in read(riff + b"LIST\xff\xff\xff\x7f")
+
+
+def test_no_sound_is_said_and_no_error(bundle, tmp_path, standard_input, capsys, caplog):
+    empty = tmp_path / "nothing"
+    empty.write_bytes(b"")
+    standard_input(empty)
+    with caplog.at_level(logging.WARNING):
+        summary = listen(bundle, file="-")
+    assert (summary.words, summary.audio_seconds) == (0, 0.0)
+    assert capsys.readouterr().out == ""
+    assert "no sound came" in caplog.text
 
 
 def test_json_lines(bundle, talk, expected, capsys):
@@ -421,13 +433,18 @@ def test_streams_share_a_model(bundle, talk, expected):
     first = Stream(bundle, hop_seconds=0.5, **SETTINGS)
     second = first.another()
     samples = io.read(talk).samples
-    for start in range(0, len(samples), 8_000):
-        first.feed(samples[start : start + 8_000])
-        second.feed(samples[:8_000])
-    assert first.finish().text == expected.text
-    other = second.finish()
+    turned = samples[::-1].copy()
+
+    def hear(stream, sound):
+        for start in range(0, len(sound), 8_000):
+            stream.feed(sound[start : start + 8_000])
+        return stream.finish()
+
+    with ThreadPoolExecutor(2) as threads:
+        heard, other = threads.map(hear, (first, second), (samples, turned))
+    assert heard == expected
+    assert other == hear(first.another(), turned)
     assert other.text != expected.text
-    assert other.duration_seconds == 4.0
     assert first.finished
     assert first.update.segments
     assert not first.another().finished
