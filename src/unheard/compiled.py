@@ -7,18 +7,20 @@ most of the time of compilation. These switches of numba are not documented; a v
 not know one compiles the same functions without it, slower, not otherwise.
 
 What is compiled is kept beside the module, or in the user's cache if that is not writable, so that
-only the first use on a machine takes seconds. Numba asks for the age of the one module: after a
-change to a compiled function, remove what is kept of the modules that call it
-(`__pycache__/*.nbi`).
+only the first use on a machine takes seconds; where neither is, every process compiles for itself.
+Numba asks for the age of the one module; here the modules whose compiled functions it calls must be
+of the same age, too, or it is compiled anew.
 """
 
 import functools
 import gc
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.dispatcher import Dispatcher
 from numba.core.options import DefaultOptions
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def _compile(function: Callable[..., Any], **switches: bool) -> Callable[..., An
         logger.info("compiled code is not kept, every process compiles anew: %s", error)
         compiled = numba.njit(nogil=True, **known)(function)
     _survive_unreadable(compiled)
+    _date_with_callees(compiled)
     _collect_no_garbage(compiled)
     return compiled
 
@@ -77,6 +80,30 @@ def _survive_unreadable(compiled: Any) -> None:
             return None
 
     cache.load_overload = load_or_forget
+
+
+def _date_with_callees(compiled: Any) -> None:
+    """Make what is kept as young as the modules of all compiled functions that are called."""
+    kept = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if not hasattr(kept, "_source_stamp"):
+        return
+    kept._source_stamp = [kept._source_stamp, *_stamps(compiled.py_func)]
+
+
+def _stamps(function: Callable[..., Any]) -> list[tuple[str, int, int]]:
+    """Name, time and size of the files of other modules that a function's module compiles with."""
+    files: set[str] = set()
+    waiting = [function]
+    while waiting:
+        caller = waiting.pop()
+        for value in caller.__globals__.values():
+            callee = value.py_func if isinstance(value, Dispatcher) else None
+            if callee is not None and callee.__code__.co_filename not in files:
+                files.add(callee.__code__.co_filename)
+                waiting.append(callee)
+    files.discard(function.__code__.co_filename)
+    states = [(path.name, path.stat()) for path in map(Path, sorted(files)) if path.exists()]
+    return [(name, state.st_mtime_ns, state.st_size) for name, state in states]
 
 
 def _collect_no_garbage(compiled: Any) -> None:

@@ -1,4 +1,6 @@
+import gc
 import importlib.util
+import inspect
 import subprocess
 import sys
 import textwrap
@@ -78,6 +80,50 @@ def test_a_damaged_file_is_replaced(module_path):
     for kept in module_path.parent.glob("__pycache__/*.nb?"):
         kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
     assert result(load(module_path)) == 22.0
+
+
+def test_a_change_of_what_is_called_is_compiled_anew(module_path):
+    """Numba itself would go on with the old function: it asks for the caller's age alone."""
+    head, tail = SOURCE.split("@kernel")
+    caller = f"""
+from unheard.compiled import kernel
+from callee_under_test import Pair, dot
+
+@kernel{tail}"""
+    callee_path = module_path.with_name("callee_under_test.py")
+    module_path.write_text(caller, encoding="utf-8")
+    for start, expected in ((0.0, 22.0), (100.5, 223.0)):
+        changed = head.replace("total = 0.0", f"total = {start}")
+        callee_path.write_text(changed, encoding="utf-8")
+        load(callee_path, "callee_under_test")
+        try:
+            assert result(load(module_path)) == expected
+        finally:
+            sys.modules.pop("callee_under_test")
+
+
+def test_nothing_is_collected_while_a_kernel_is_compiled(module_path):
+    def collected(source):
+        """Tell whether garbage was looked for in the midst of compilation."""
+        module_path.write_text(source, encoding="utf-8")
+        found = []
+
+        def look(phase, info):
+            names = [frame.function for frame in inspect.stack(0)]
+            found.append("_compile_for_args" in names and "compile" in names)
+
+        module = load(module_path)
+        gc.callbacks.append(look)
+        try:
+            assert result(module) == 22.0
+        finally:
+            gc.callbacks.remove(look)
+        assert gc.isenabled()
+        return any(found)
+
+    plain = SOURCE.replace("@inner", "@numba.njit").replace("@kernel", "@numba.njit")
+    assert collected("import numba" + plain)
+    assert not collected(SOURCE)
 
 
 def test_without_a_place_to_keep_it_a_kernel_still_runs(tmp_path):
