@@ -185,6 +185,11 @@ def archive(
             threads = min(os.cpu_count() or 1, 8)
     _check_options(format, workers, max_workers, threads, workers_per_device)
     part = None if shard is None else parse_shard(shard)
+    if overwrite and part is not None and part[1] > 1:
+        raise ConfigError(
+            "overwrite drops what is in the output, that of all shards: expected it without a "
+            f"shard, found shard {shard}. Remove the output by hand, or name another one."
+        )
     store = open_store(output)
     recordings = Recordings(input, exclude=store)
     label = label_of(part)

@@ -226,7 +226,12 @@ def _digests(store: Store, name: str) -> Digests:
     except FileNotFoundError:
         data = b""
     if not data or len(data) % DIGEST_BYTES:
-        data = b"".join(digest_of(record["id"]) for record in read_part(store, name))
+        try:
+            records = read_part(store, name)
+        except FileNotFoundError:
+            # Another shard has just taken the last record out of it.
+            return _EMPTY
+        data = b"".join(digest_of(record["id"]) for record in records)
         store.write(_index_name(name), data)
     return np.frombuffer(data, f"S{DIGEST_BYTES}")
 

@@ -299,6 +299,7 @@ def test_an_output_inside_the_input_is_not_looked_into(corpus: Corpus, tmp_path:
         ({"workers": 4, "max_workers": 2}, "max_workers must be at least"),
         ({"threads": 0}, "threads and workers_per_device must be 1"),
         ({"shard": "1-2"}, "must be i/n"),
+        ({"shard": "1/2", "overwrite": True}, "that of all shards"),
         ({"input": "/nowhere/at/all"}, "found nothing"),
         ({"beam": -3}, "beam"),
     ],

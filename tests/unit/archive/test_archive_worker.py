@@ -3,14 +3,16 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from tests.mixed_recordings import make_bundle, write_wav
 
 from unheard.archive import stores, worker
+from unheard.archive.cluster import Board, RayWorker
 from unheard.archive.parts import DEAD_LETTERS, TRANSCRIPTS, iter_records, read_known
 from unheard.archive.plan import Ticket, make_plan
 from unheard.archive.recordings import Recordings
@@ -404,3 +406,27 @@ def test_progress_is_reported(folder: Path, tmp_path: Path, monkeypatch) -> None
     Run(folder, tmp_path).work(report=lambda outcome: seen.append(outcome.done))
     assert seen == sorted(seen)
     assert seen[-1] == 8
+
+
+def test_a_worker_of_ray_answers_with_a_row(folder: Path, tmp_path: Path) -> None:
+    run = Run(folder, tmp_path)
+    batch = {name: np.array([value]) for name, value in asdict(run.ticket).items()}
+    row = RayWorker(run.job, None)(batch)
+    assert (row["ticket"], row["done"], row["failed"], row["error"]) == ([0], [8], [0], [""])
+    # What we raise on purpose is a row too: Ray would start the worker again and again.
+    broken = RayWorker(replace(run.job, model=str(tmp_path / "nothing")), None)(batch)
+    assert "nothing" in broken["error"][0]
+    run.store.write("_work/owner", b"{}")
+    run.store.remove_folder("_work/marks")
+    assert "Another run" in RayWorker(run.job, None)(batch)["error"][0]
+
+
+def test_a_board_forgets_what_is_finished() -> None:
+    board = Board()
+    board.put(1, {"done": 2})
+    board.put(1, {"done": 3})
+    board.put(2, {"done": 1})
+    assert board.look() == [{"done": 3}, {"done": 1}]
+    board.drop(1)
+    board.drop(1)
+    assert board.look() == [{"done": 1}]
