@@ -26,11 +26,15 @@ from unheard.inference.number_format import choose_dtype
 from unheard.inference.products import has_int8_products
 from unheard.interop.bundle import ModelBundle
 from unheard.interop.native import save_model
+from unheard.interop.onnx.folder import plan_outputs
 from unheard.models.ctc import CtcModel
 from unheard.tasks.convert import convert
 from unheard.tasks.export import export
 
 __all__ = ["Bench", "BenchRow", "bench"]
+
+GRAPHS = ("onnxruntime", "openvino")
+"""Programs that run what `unheard export` writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,7 @@ class BenchRow:
         spread: length of sound -> (fastest, slowest) [seconds].
         open_seconds: time until it was ready.
         peak_bytes: most memory its process held, model included; None where unknown.
-        largest_difference: of a log-probability from those of our float32; None for itself, and
-            where the outputs are not the same symbols in the same order.
+        largest_difference: of a log-probability from those of our float32; None for itself.
     """
 
     name: str
@@ -236,13 +239,16 @@ def bench(
         whys = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ConfigError(f"Nothing could be measured. {whys}")
     auto = f"unheard {_auto_dtype(bundle, device)}"
-    exact = next((scores for one, scores in runs if one.name == "unheard float32"), None)
+    exact = {one.name: torch.from_numpy(scores) for one, scores in runs}.get("unheard float32")
     return Bench(
         threads=threads,
         device=_describe(device),
         lengths=lengths,
         rounds=rounds,
-        rows=tuple(_row(one, scores, exact, chosen=one.name == auto) for one, scores in runs),
+        rows=tuple(
+            _row(one, _difference(one, scores, exact, bundle), chosen=one.name == auto)
+            for one, scores in runs
+        ),
         left_out=left_out,
     )
 
@@ -291,7 +297,7 @@ def _peers(
         else:
             for dtype in ("float32", "bfloat16"):
                 add("transformers", dtype, path)
-    graphs = [name for name in ("onnxruntime", "openvino") if _is_installed(name, left_out)]
+    graphs = [name for name in GRAPHS if _is_installed(name, left_out)]
     if device != "cpu":
         left_out |= dict.fromkeys(graphs, f"measured on the CPU only, not on {device}")
         return found
@@ -358,13 +364,20 @@ def _run_all(
     return running
 
 
-def _row(
-    one: _Candidate, scores: np.ndarray, exact: np.ndarray | None, *, chosen: bool
-) -> BenchRow:
+def _difference(
+    one: _Candidate, scores: np.ndarray, exact: torch.Tensor | None, bundle: ModelBundle
+) -> float | None:
+    """Largest difference of a log-probability from those of our float32; None for itself."""
+    if exact is None or one.name == "unheard float32":
+        return None
+    if one.request["runtime"] in GRAPHS and bundle.alphabet is not None:
+        outputs, _ = plan_outputs(bundle.alphabet)
+        exact = torch.log_softmax(outputs.pick(exact), dim=-1)
+    return float((torch.from_numpy(scores) - exact).abs().max())
+
+
+def _row(one: _Candidate, difference: float | None, *, chosen: bool) -> BenchRow:
     """Sum a candidate up."""
-    difference = None
-    if exact is not None and scores is not exact and scores.shape == exact.shape:
-        difference = float(np.abs(scores - exact).max())
     return BenchRow(
         name=one.name,
         version=one.opened["version"],
