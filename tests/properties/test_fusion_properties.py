@@ -229,7 +229,7 @@ def test_pieces_give_the_same_as_the_whole(tmp_path, monkeypatch):
                 assert one.parts.fusion == pytest.approx(same.parts.fusion, abs=1e-9)
                 assert one.parts.total == pytest.approx(one.score, abs=1e-6)
             words += len(said)
-    assert words > 100
+    assert words > 50
 
 
 def test_many_at_once_are_as_one_by_one(tmp_path, monkeypatch):

@@ -40,6 +40,11 @@ class NeuralReader:
         self._turn = threading.Lock()
         self._tree = _Tree(model)
 
+    def forget(self) -> None:
+        """Begin again with nothing read."""
+        with self._turn:
+            self._tree = _Tree(self.model)
+
     def score_sentences(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-probabilities of texts, their ends included, (texts,) [nats]."""
         return self._score(texts, [END_ID])

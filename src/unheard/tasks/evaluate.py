@@ -151,6 +151,8 @@ def evaluate(
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
     rescore_weight: float | None = None,
+    fuse: str | os.PathLike[str] | None = None,
+    fuse_weight: float | None = None,
     normalizer: str | None = None,
     resample: Resample = "utterances",
     resamples: int = 1000,
@@ -171,7 +173,7 @@ def evaluate(
             utterance).
         adapter: for a model with an adapter for each language, the language, such as "kmr".
         lm: n-gram model to search with: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own
-            (.unheard-lm). With this or any of the next eight, a beam search takes the place of
+            (.unheard-lm). With this or any of the next ten, a beam search takes the place of
             greedy reading (docs/decoding.md).
         lexicon: file of the words that may be written; any text may be without one.
         preset: settings of the search by name, or the search.json of `unheard tune`.
@@ -183,6 +185,9 @@ def evaluate(
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
+        fuse: Transformer language model that judges the words of all readings while the search
+            goes on; slower than `rescore`.
+        fuse_weight: of its natural log-probability; 0.5 by default.
         normalizer: name of the normaliser for both sides; None takes the one that the model was
             fine-tuned with, or none if it does not say.
         resample: what the intervals draw: "utterances" or whole "speakers".
@@ -227,6 +232,8 @@ def evaluate(
         hot_words=hot_words,
         rescore=rescore,
         rescore_weight=rescore_weight,
+        fuse=fuse,
+        fuse_weight=fuse_weight,
     )
     decoder = search.decoder(engine.alphabet)
     transcripts, failed = _transcribe(engine, scored, folder, decoder, workers=workers)

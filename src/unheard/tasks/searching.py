@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from unheard.decoding.decoders import make_decoder
 from unheard.decoding.greedy import GreedyDecoder
+from unheard.decoding.hypothesis import ScoreParts
 from unheard.decoding.lexicon import Lexicon
 from unheard.decoding.presets import get_preset
 from unheard.decoding.rescore import RescoreConfig
@@ -20,6 +21,7 @@ from unheard.decoding.search import HOT_WORD_BONUS, Decoder, SearchConfig, Searc
 from unheard.errors import ConfigError
 from unheard.files import sha256_file
 from unheard.inference.neural_model import NeuralModel
+from unheard.inference.neural_reader import NeuralReader
 from unheard.interop.language_model import find_language_model
 from unheard.interop.native import HASHES_FILE
 from unheard.lm.ngram import NgramModel
@@ -27,6 +29,9 @@ from unheard.text.alphabet import Alphabet
 
 RESCORED = 50
 """Readings that a second language model compares (Baevski et al. 2020, app. B)."""
+
+PARTS = tuple(field.name for field in fields(ScoreParts))
+"""What a score is made of, in the order in which it is shown."""
 
 LanguageModel = str | os.PathLike[str] | NgramModel
 """An n-gram model, or the file of one."""
@@ -52,6 +57,9 @@ class SearchOptions:
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability.
+        fuse: Transformer language model that judges the words of all readings in the beam while
+            the search goes on.
+        fuse_weight: of its natural log-probability.
         nbest: readings of each recording to keep.
     """
 
@@ -64,6 +72,8 @@ class SearchOptions:
     hot_words: str | None = None
     rescore: str | os.PathLike[str] | None = None
     rescore_weight: float | None = None
+    fuse: str | os.PathLike[str] | None = None
+    fuse_weight: float | None = None
     nbest: int = 1
 
     @property
@@ -74,14 +84,21 @@ class SearchOptions:
     def config(self) -> SearchConfig:
         """Settings of the search: those of the preset, and what is set besides.
 
+        A preset that was found with a Transformer alone gives its weight to the one in the beam;
+        an n-gram model then guides the search and counts nothing, unless `lm_weight` says so.
+
         Raises:
             ConfigError: if there is no such preset, or a setting is out of its range.
         """
-        config = SearchConfig() if self.preset is None else get_preset(self.preset).config
+        preset = None if self.preset is None else get_preset(self.preset)
+        config = SearchConfig() if preset is None else preset.config
+        if preset is not None and preset.language_model == "transformer" and self.fuse is not None:
+            config = replace(config, fuse_weight=config.lm_weight, lm_weight=0.0)
         given: dict[str, Any] = {
             "beam": self.beam,
             "lm_weight": self.lm_weight,
             "word_bonus": self.word_bonus,
+            "fuse_weight": self.fuse_weight,
         }
         changes = {name: value for name, value in given.items() if value is not None}
         nbest = self.nbest if self.rescore is None else max(self.nbest, RESCORED)
@@ -111,6 +128,9 @@ class SearchOptions:
         settings = {
             name: str(value) if isinstance(value, float) and math.isinf(value) else value
             for name, value in asdict(self.config()).items()
+            # What has no effect is not named: what was done before goes on.
+            if (self.fuse is not None or not name.startswith("fuse_"))
+            and (name, value) != ("alike", None)
         }
         return {
             "decoder": "search",
@@ -118,9 +138,8 @@ class SearchOptions:
             "lm": _content(self.lm),
             "lexicon": _content(self.lexicon),
             "hot_words": dict(parse_hot_words(self.hot_words)),
-            "rescore": None
-            if self.rescore is None
-            else _content(find_language_model(os.fspath(self.rescore)) / HASHES_FILE),
+            **({} if self.fuse is None else {"fuse": _model_content(self.fuse)}),
+            "rescore": None if self.rescore is None else _model_content(self.rescore),
             "rescoring": None if self.rescore is None else asdict(self.rescoring()),
         }
 
@@ -141,7 +160,9 @@ class SearchOptions:
         return RescoringDecoder(search, scorer, config=self.rescoring(), nbest=self.nbest)
 
     def search(self, alphabet: Alphabet) -> SearchDecoder:
-        """Make the search alone, without the second model that would put its readings in order.
+        """Make the search alone, without the model that would put its readings in order.
+
+        The model in the beam is part of it.
 
         Raises:
             ConfigError: see `decoder`.
@@ -154,6 +175,7 @@ class SearchOptions:
             lexicon=None if self.lexicon is None else Lexicon.load(self.lexicon, alphabet),
             hot_words=parse_hot_words(self.hot_words),
             config=self.config(),
+            fuse=None if self.fuse is None else NeuralReader(NeuralModel.load(self.fuse)),
         )
 
 
@@ -191,7 +213,7 @@ def readings_table(name: str, readings: Sequence[Mapping[str, Any]]) -> str:
     """
     parts = [
         part
-        for part in ("acoustic", "lm", "words", "unknown_words", "hot_words", "rescoring")
+        for part in PARTS
         if any(reading.get("parts") and reading["parts"][part] for reading in readings)
     ]
     lines = [f"{name}\n{'':>4}{'score':>10}" + "".join(f"{part:>15}" for part in parts) + "  text"]
@@ -212,3 +234,8 @@ def _content(source: LanguageModel | None) -> str | None:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
     return sha256_file(Path(source))
+
+
+def _model_content(folder: str | os.PathLike[str]) -> str | None:
+    """Name what a Transformer language model's folder holds."""
+    return _content(find_language_model(os.fspath(folder)) / HASHES_FILE)

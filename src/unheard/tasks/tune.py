@@ -47,6 +47,8 @@ RESULT = "result.json"
 
 LM_WEIGHTS = (0.0, 2.5)
 """Where weights are drawn from: fairseq sweeps 0 to 5 on decimal logarithms, which is 0 to 2.2."""
+FUSE_WEIGHTS = (0.0, 1.5)
+"""Of a Transformer in the beam; the published ones are 0.87 to 1.47."""
 WORD_BONUSES = (-5.0, 5.0)
 """As fairseq sweeps them [nats]."""
 UNKNOWN_SCORES = (-30.0, 0.0)
@@ -77,6 +79,7 @@ class TuneResult:
         trials: how many settings were tried.
         failed: recordings that could not be read.
         minutes: it took.
+        fused: whether a Transformer was in the beam.
     """
 
     settings: Path
@@ -96,6 +99,7 @@ class TuneResult:
     trials: int
     failed: int
     minutes: float
+    fused: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -105,6 +109,7 @@ class TuneResult:
             "word_bonus": self.config.word_bonus,
             "unknown_score": str(self.config.unknown_score),
             "beam": self.config.beam,
+            **({"fuse_weight": self.config.fuse_weight} if self.fused else {}),
             "metric": self.metric,
             "tuned_on": self.tuned_on,
             "reported_on": self.reported_on,
@@ -138,7 +143,8 @@ class TuneResult:
             + f" in {self.trials} trials",
             f"tuned against untuned: {self._said(self.gain)}",
             f"lm_weight {self.config.lm_weight:.3f}, word_bonus {self.config.word_bonus:.3f}, "
-            f"unknown_score {self.config.unknown_score:.3g}, beam {self.config.beam}",
+            f"unknown_score {self.config.unknown_score:.3g}, beam {self.config.beam}"
+            + (f", fuse_weight {self.config.fuse_weight:.3f}" if self.fused else ""),
         ]
         if self.rescoring is not None and self.rescoring_gain is not None:
             lines += [
@@ -171,6 +177,7 @@ def tune(
     beam: int | None = None,
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
+    fuse: str | os.PathLike[str] | None = None,
     trials: int = 64,
     metric: Metric = "wer",
     report_share: float = 0.5,
@@ -201,6 +208,8 @@ def tune(
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
             puts the readings of the search in order; its weights are found after those of the
             search.
+        fuse: Transformer language model that judges the words of all readings while the search
+            goes on; its weight is found with the others.
         trials: settings to try.
         metric: what shall become small: "wer" or "cer".
         report_share: part of the utterances that is left out of the choice, to measure what it is
@@ -225,9 +234,10 @@ def tune(
     started = time.monotonic()
     if trials < 1:
         raise ConfigError(f"trials must be at least 1, got {trials}.")
-    if lm is None and lexicon is None:
+    if lm is None and lexicon is None and fuse is None:
         raise ConfigError(
-            "There is nothing to tune: expected a language model (--lm) or a lexicon (--lexicon)."
+            "There is nothing to tune: expected a language model (--lm, --fuse) or a lexicon "
+            "(--lexicon)."
         )
     if not 0 <= report_share < 1:
         raise ConfigError(
@@ -235,7 +245,13 @@ def tune(
         )
     folder = Path(out)
     options = SearchOptions(
-        lm=lm, lexicon=lexicon, preset=preset, beam=beam, hot_words=hot_words, rescore=rescore
+        lm=lm,
+        lexicon=lexicon,
+        preset=preset,
+        beam=beam,
+        hot_words=hot_words,
+        rescore=rescore,
+        fuse=fuse,
     )
     second = None if rescore is None else NeuralModel.load(rescore)
     utterances, root, name = find_utterances(dev, audio_root)
@@ -269,7 +285,7 @@ def tune(
     searcher = options.search(engine.alphabet)
     best = find_best(
         start,
-        _ranges(start, lm=lm is not None, open_vocabulary=lexicon is None),
+        _ranges(start, lm=lm is not None, open_vocabulary=lexicon is None, fuse=fuse is not None),
         lambda config: _rates(
             choosing, _texts(searcher.with_config(config), choosing, threads), normalizer
         ),
@@ -339,6 +355,7 @@ def tune(
         trials=trials,
         failed=failed,
         minutes=(time.monotonic() - started) / 60,
+        fused=fuse is not None,
     )
     write_json_atomic(folder / RESULT, result.to_dict())
     return result
@@ -392,7 +409,7 @@ def _part(said: Sequence[_Said], share: float, seed: int) -> tuple[list[_Said], 
 
 
 def _ranges(
-    start: SearchConfig, *, lm: bool, open_vocabulary: bool
+    start: SearchConfig, *, lm: bool, open_vocabulary: bool, fuse: bool
 ) -> dict[str, tuple[float, float]]:
     """What is tuned, and where."""
     ranges = {"word_bonus": WORD_BONUSES}
@@ -400,6 +417,8 @@ def _ranges(
         ranges["lm_weight"] = LM_WEIGHTS
     if lm and open_vocabulary and np.isfinite(start.unknown_score):
         ranges["unknown_score"] = UNKNOWN_SCORES
+    if fuse:
+        ranges["fuse_weight"] = FUSE_WEIGHTS
     return ranges
 
 
