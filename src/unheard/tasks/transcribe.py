@@ -163,6 +163,8 @@ def transcribe(
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
     rescore_weight: float | None = None,
+    fuse: str | os.PathLike[str] | None = None,
+    fuse_weight: float | None = None,
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
@@ -186,6 +188,8 @@ def transcribe(
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
     rescore_weight: float | None = None,
+    fuse: str | os.PathLike[str] | None = None,
+    fuse_weight: float | None = None,
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
@@ -208,6 +212,8 @@ def transcribe(
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
     rescore_weight: float | None = None,
+    fuse: str | os.PathLike[str] | None = None,
+    fuse_weight: float | None = None,
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
@@ -228,7 +234,7 @@ def transcribe(
             a float array or tensor (samples,)), or a list or tuple of them.
         adapter: for a model with an adapter for each language, the language, such as "kmr".
         lm: n-gram model to search with: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own
-            (.unheard-lm). With this or any of the next nine, a beam search takes the place of
+            (.unheard-lm). With this or any of the next eleven, a beam search takes the place of
             greedy reading (docs/decoding.md).
         lexicon: file of the words that may be written; any text may be without one.
         preset: settings of the search by name ("wav2vec2-librispeech-10m-4gram", "pyctcdecode",
@@ -241,6 +247,9 @@ def transcribe(
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
+        fuse: Transformer language model that judges the words of all readings while the search
+            goes on; slower than `rescore`.
+        fuse_weight: of its natural log-probability; 0.5 by default.
         nbest: readings of each recording to keep, in `Transcript.readings`.
         word_times: keep the words with their times and confidence.
         padding: how padding in a batch is treated, instead of what the model says; with "zeros"
@@ -269,6 +278,8 @@ def transcribe(
         hot_words=hot_words,
         rescore=rescore,
         rescore_weight=rescore_weight,
+        fuse=fuse,
+        fuse_weight=fuse_weight,
         nbest=nbest,
     )
     engine = Engine(
@@ -306,6 +317,8 @@ def transcribe_files(
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
     rescore_weight: float | None = None,
+    fuse: str | os.PathLike[str] | None = None,
+    fuse_weight: float | None = None,
     nbest: int = 1,
     scores: bool = False,
     padding: Literal["masked", "zeros"] | None = None,
@@ -335,7 +348,7 @@ def transcribe_files(
         format: "txt" one line; "srt" and "vtt" subtitles; "jsonl" records alone.
         adapter: for a model with an adapter for each language, the language, such as "kmr".
         lm: n-gram model to search with: a loaded one, an ARPA file (.arpa, .arpa.gz) or our own
-            (.unheard-lm). With this or any of the next nine, a beam search takes the place of
+            (.unheard-lm). With this or any of the next eleven, a beam search takes the place of
             greedy reading (docs/decoding.md).
         lexicon: file of the words that may be written; any text may be without one.
         preset: settings of the search by name ("wav2vec2-librispeech-10m-4gram", "pyctcdecode",
@@ -348,6 +361,9 @@ def transcribe_files(
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
+        fuse: Transformer language model that judges the words of all readings while the search
+            goes on; slower than `rescore`.
+        fuse_weight: of its natural log-probability; 0.5 by default.
         nbest: readings of each recording to keep, in the records.
         scores: keep what the scores of the readings are made of too; on the standard output, print
             them as a table.
@@ -403,6 +419,8 @@ def transcribe_files(
             hot_words=hot_words,
             rescore=rescore,
             rescore_weight=rescore_weight,
+            fuse=fuse,
+            fuse_weight=fuse_weight,
             nbest=nbest,
         ),
         keep_readings=nbest > 1 or scores,
