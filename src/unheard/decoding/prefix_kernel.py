@@ -778,6 +778,7 @@ def _step_path(
         sounds = sounding > blank
         staying = by_blank + (sounding if sounds else blank)
         new_scores[target, N_BEST] = -math.inf
+        new[target, N_ENTRY] = -1  # `sweep` follows it
     else:
         first, best, sum_of = N_ENTRY, N_BEST, N_CARRIED
         carried = sounding = row[symbol]

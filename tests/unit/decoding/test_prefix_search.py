@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from unheard.decoding import prefix_kernel as kernel
 from unheard.decoding.emissions import Emissions, FrameTiming
 from unheard.decoding.greedy import GreedyDecoder
 from unheard.decoding.prefix_search import PrefixDecoder
@@ -277,3 +278,23 @@ def test_with_config_shares_the_tables(tmp_path):
     assert len(decoder.decode(emissions)) == 3
     (found,) = other.decode(emissions)
     assert found.parts.lm == pytest.approx(0.25 * lm.score_sentence(found.text))
+
+
+def test_what_a_sweep_follows_was_written_in_this_frame():
+    """After a boundary the best path has no place in a symbol; no number may be left there."""
+    alphabet = Alphabet(tokens=("<blank>", "|", "a"), blank="<blank>", word_boundary="|")
+    rng = np.random.default_rng(5)
+    decoder = PrefixDecoder(alphabet, config=SearchConfig(beam=20, symbol_threshold=0.0))
+    whole = emissions_of(torch.from_numpy(rng.normal(size=(60, 3))).log_softmax(-1))
+    stream = decoder.stream(FrameTiming.of(whole))
+    boundaries = 0
+    for frame in whole.log_probs.split(1):
+        working = stream._working
+        side = working.counts[kernel.SIDE]
+        working.slot_numbers[1 - side] = np.iinfo(np.int32).max  # what is never written stays
+        stream.feed(frame)
+        slots = working.slot_numbers[1 - side, : working.counts[kernel.SLOTS]]
+        boundaries += int((slots[:, kernel.LAST_SYMBOL] == 1).sum())
+        assert (slots[:, [kernel.B_ENTRY, kernel.N_ENTRY]] < working.counts[kernel.ENTRIES]).all()
+    assert boundaries > 60
+    assert stream.finish() == decoder.decode(whole)
