@@ -109,10 +109,12 @@ def measure_speed(folder: Path, work: Path, shape: str, *, files: int, turns: in
     sounds = [io.read(path).samples for path in paths]
     whole: list[float] = []
     alone: list[float] = []
+    busy: list[tuple[float, float]] = []
     for turn in range(turns + 1):
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), time.process_time()
         transcribe_files(bundle, paths, out=work / f"out{turn}", progress=False)
         whole.append(time.perf_counter() - begun)
+        middle = time.process_time()
         begun = time.perf_counter()
         for first in range(0, len(sounds), POOL_RECORDINGS):
             pool = sounds[first : first + POOL_RECORDINGS]
@@ -120,6 +122,7 @@ def measure_speed(folder: Path, work: Path, shape: str, *, files: int, turns: in
             for batch in plan_batches(lengths, budget_samples=engine.batch_samples):
                 engine.log_probs([pool[place] for place in batch])
         alone.append(time.perf_counter() - begun)
+        busy.append((middle - spent, time.process_time() - middle))
     # The first turn loads libraries.
     ratios = [one / other for one, other in zip(alone[1:], whole[1:], strict=True)]
     seconds = files * SECONDS
@@ -128,6 +131,8 @@ def measure_speed(folder: Path, work: Path, shape: str, *, files: int, turns: in
         "files_a_turn": files,
         "ratio_median": round(float(np.median(ratios)), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
+        # Of the time of the processor, over all threads: what is there to be had by one core.
+        "processor_ratio": round(float(np.median([two / one for one, two in busy[1:]])), 3),
         "whole_times_real_time": round(seconds / float(np.median(whole[1:])), 1),
         "engine_times_real_time": round(seconds / float(np.median(alone[1:])), 1),
     }

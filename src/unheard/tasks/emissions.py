@@ -43,7 +43,7 @@ def emissions(
 ) -> Emissions | list[Emissions]:
     """Give the log-probabilities of every symbol at every frame.
 
-    Recordings longer than 30 seconds run in overlapping windows (`unheard.inference.windows`);
+    Recordings longer than 30 seconds run in windows (`unheard.inference.windows`);
     their result takes 4 bytes a frame and symbol: 7 MB an hour for an alphabet of 40 symbols.
 
     Args:
