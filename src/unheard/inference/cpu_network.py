@@ -19,6 +19,7 @@ In bfloat16 the values between layers are bfloat16; sums, norms' statistics, the
 output and its head are float32, and so is what the layers of a `norm_first` network add up.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -170,9 +171,9 @@ class _FirstConv:
     def __init__(self, block: ConvBlock, *, dtype: torch.dtype) -> None:
         self.kernel, self.stride = block.kernel, block.stride
         self.dtype = dtype
-        self.weight = block.weight.detach()[:, 0].float()  # (channels, kernel)
-        self.bias = None if block.bias is None else block.bias.detach().float()
-        self.time_norm = block.norm if isinstance(block.norm, TimeNorm) else None
+        self.weight = block.weight.detach()[:, 0].float().clone()  # (channels, kernel)
+        self.bias = None if block.bias is None else block.bias.detach().float().clone()
+        self.time_norm = copy.deepcopy(block.norm) if isinstance(block.norm, TimeNorm) else None
         self.channel_norm = _Norm(block.norm) if isinstance(block.norm, ChannelNorm) else None
 
     def prepare(self, samples: Tensor, num_samples: int) -> "_FirstConvOf":

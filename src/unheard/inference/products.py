@@ -81,7 +81,7 @@ class Linear:
             once: whether the weights are used too little for packing them to pay.
         """
         weight = weight.detach().to(dtype).contiguous()
-        self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(dtype, copy=True)
         self.after: After = after
         self.packed = has_packed_products()
         self.weight = _packed_linear(weight) if self.packed and not once else weight.clone()
@@ -126,7 +126,7 @@ class QuantizedLinear:
         self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
         self.weight_step = step
         self.weight_zero = torch.zeros(step.shape[0], dtype=torch.int32)
-        self.bias = bias.detach().to(dtype).clone()
+        self.bias = bias.detach().to(dtype, copy=True)
         self.dtype = dtype
         self.after: After = after
 
@@ -181,7 +181,7 @@ class StridedConv:
             after: what is done to the result.
         """
         weight = weight.detach().to(dtype)
-        self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(dtype, copy=True)
         self.stride = stride
         self.after: After = after
         self.packed = has_packed_products()
@@ -225,13 +225,13 @@ class GroupedConv:
         self.padding = weight.shape[2] // 2
         self.groups = groups
         self.after: After = after
-        self.bias = bias.detach().to(dtype).contiguous()
+        self.bias = bias.detach().to(dtype, copy=True)
         self.packed = has_packed_products()
         weight = weight.detach().to(dtype)
         self.weight = (
             _packed_conv(weight, padding=self.padding, stride=1, groups=groups)
             if self.packed
-            else weight.contiguous()
+            else weight.clone()
         )
 
     def __call__(self, frames: Tensor) -> Tensor:
