@@ -256,7 +256,7 @@ def transcribe(
             each recording runs alone.
         dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
-        window_seconds: longest window of recordings that are longer than it; if not given, 15 for
+        window_seconds: longest window of recordings that are longer than it; if not given, 12 for
             those longer than 30.
         workers: threads that decode; None chooses by the machine.
 
@@ -370,7 +370,7 @@ def transcribe_files(
         padding: how padding in a batch is treated, instead of what the model says.
         dtype: number format of the matrix products.
         batch_seconds: padded audio in one batch [seconds]; None chooses by device.
-        window_seconds: longest window of recordings that are longer than it; if not given, 15 for
+        window_seconds: longest window of recordings that are longer than it; if not given, 12 for
             those longer than 30.
         workers: threads that decode; None chooses by the machine.
         device: where to load the model, unless it is loaded.
