@@ -27,6 +27,15 @@ from unheard.interop.native import HASHES_FILE
 from unheard.lm.ngram import NgramModel
 from unheard.text.alphabet import Alphabet
 
+UNTUNED_WORD_BONUS = 1.0
+"""For each word, where an n-gram model is given and neither a preset nor a bonus [nats].
+
+A language model likes few words. Over models of Luganda (an hour of labels and all of them), Wolof
+and Amharic, each with a trigram of its train texts, 1 gave a word error rate of 80.4 % on the mean
+against 81.4 % at 0, from 2.6 points better to 1.4 worse; a lexicon changed neither. What is best
+was 0 to 2, model by model: `unheard tune` finds it.
+"""
+
 RESCORED = 50
 """Readings that a second language model compares (Baevski et al. 2020, app. B)."""
 
@@ -51,7 +60,8 @@ class SearchOptions:
         preset: settings by name, or a search.json of `unheard tune`.
         beam: hypotheses kept after each frame.
         lm_weight: of the language model's natural log-probability.
-        word_bonus: for each word [nats].
+        word_bonus: for each word [nats]; with an n-gram model and no preset,
+            `UNTUNED_WORD_BONUS` unless said otherwise.
         hot_words: words or phrases to listen for, with commas between, each with a bonus [nats]
             if wanted: "Kampala,Nakawa=5".
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
@@ -101,6 +111,8 @@ class SearchOptions:
             "fuse_weight": self.fuse_weight,
         }
         changes = {name: value for name, value in given.items() if value is not None}
+        if preset is None and self.lm is not None:
+            changes.setdefault("word_bonus", UNTUNED_WORD_BONUS)
         nbest = self.nbest if self.rescore is None else max(self.nbest, RESCORED)
         return replace(config, nbest=nbest, **changes)
 

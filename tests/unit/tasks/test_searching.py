@@ -10,10 +10,20 @@ from unheard.decoding.presets import get_preset
 from unheard.errors import ConfigError
 from unheard.inference.neural_reader import NeuralReader
 from unheard.interop.language_model import save_language_model
-from unheard.tasks.searching import SearchOptions
+from unheard.tasks.searching import UNTUNED_WORD_BONUS, SearchOptions
 from unheard.text.alphabet import Alphabet
 
 ALPHABET = Alphabet(tokens=("-", "|", "a", "b", "c"), blank="-", word_boundary="|")
+
+
+def test_a_model_of_words_that_nobody_tuned_earns_a_bonus_for_each_word() -> None:
+    assert SearchOptions(lm="lm.arpa").config().word_bonus == UNTUNED_WORD_BONUS > 0
+    assert SearchOptions(lm="lm.arpa", lm_weight=0.5).config().word_bonus == UNTUNED_WORD_BONUS
+    assert SearchOptions(lm="lm.arpa", word_bonus=0.0).config().word_bonus == 0.0
+    assert SearchOptions(beam=5).config().word_bonus == 0.0
+    preset = "wav2vec2-librispeech-10h-transformer"
+    published = get_preset(preset).config.word_bonus
+    assert SearchOptions(lm="lm.arpa", preset=preset).config().word_bonus == published
 
 
 def test_published_weights_of_transformers_are_those_of_the_one_in_the_beam() -> None:
