@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unheard"
 PAGE = ROOT / "docs" / "source-tree.md"
 LAYERS = (
-    ("cli", "arguments"),
+    ("__main__", "cli", "arguments"),
     ("serve", "archive"),
     ("tasks",),
     ("recipes", "report"),
