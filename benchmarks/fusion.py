@@ -3,11 +3,12 @@
     python -m benchmarks.fusion DEV MODEL OUT --lm LM.arpa.gz --lexicon words.txt
         --transformer FOLDER [--trials 32] [--beam 100] [--rounds 3] [--write]
 
-`unheard tune` finds the weights of each decoder on one half of DEV, a manifest of transcribed
-recordings that nothing was trained on; rates are those of the other half. The second table searches
-all of DEV with the weights of the Transformer in the beam: how much better the best reading scores
-than the best of 50 readings that are put in order with the same weights, by how often the
-Transformer is asked. Times are medians of rounds in which the decoders take turns.
+`unheard tune` finds the weights of each decoder on one half of DEV, transcribed recordings that
+nothing was trained on (a manifest, or what `unheard scan` reads); rates are of the other half.
+The second table searches all of DEV with the weights of the Transformer in the beam: how much
+better the best reading scores than the best of 50 readings that are put in order with the same
+weights, by how often the Transformer is asked. Times are medians of rounds in which the decoders
+take turns.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 import unheard
-from unheard.data.manifest import audio_path, read_manifest
+from unheard.data.manifest import audio_path
 from unheard.decoding.emissions import Emissions
 from unheard.decoding.fusion import FusedDecoder
 from unheard.decoding.hypothesis import Hypothesis
@@ -33,6 +34,7 @@ from unheard.decoding.rescore import RescoreConfig
 from unheard.decoding.rescoring import RescoringDecoder
 from unheard.decoding.search import Decoder, SearchDecoder
 from unheard.inference.neural_reader import NeuralReader
+from unheard.tasks.evaluate import find_utterances
 from unheard.tasks.searching import RESCORED, SearchOptions
 from unheard.tasks.tune import tune
 from unheard.text.error_rate import ErrorReport
@@ -59,8 +61,8 @@ def main() -> None:
     model = unheard.load_model(given.model)
     if model.alphabet is None:
         raise SystemExit(f"{given.model} writes no text: expected a fine-tuned model.")
-    recordings = [audio_path(one, given.dev.parent) for one in read_manifest(given.dev)]
-    heard = [unheard.emissions(model, path) for path in recordings]
+    utterances, folder, _ = find_utterances(given.dev, None)
+    heard = [unheard.emissions(model, audio_path(one, folder)) for one in utterances]
     seconds = sum(one.num_samples / one.sample_rate for one in heard)
     first = [
         "| search | decoder | WER (95 % interval) | CER (95 % interval) | weights | cost of a "

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tests import tones
+from tests.small_language_models import small_language_model
 
 import unheard
 from unheard.decoding.presets import get_preset
 from unheard.errors import ConfigError
 from unheard.files import read_json, read_jsonl
 from unheard.inference.neural_model import NeuralModel
+from unheard.interop.language_model import save_language_model
 from unheard.recipes import catalogue as recipes
 from unheard.tasks.evaluate import evaluate
 from unheard.tasks.learn import LearnResult, learn
@@ -204,6 +206,46 @@ def test_tuning_finds_weights_for_a_second_model_too(
     options = SearchOptions(lm=job.lm, preset=str(found.settings), rescore="second")
     assert options.rescoring() == found.rescoring
     assert replace(options, rescore_weight=0.25).rescoring().weight == 0.25
+
+
+def test_a_transformer_in_the_beam_is_tuned_and_used(job: Job) -> None:
+    second = job.folder / "second"
+    save_language_model(small_language_model(), second)
+    found = tune(
+        job.model,
+        str(job.corpus.test),
+        lm=job.lm,
+        beam=8,
+        trials=4,
+        fuse=second,
+        out=job.folder / "fused",
+        quiet=True,
+    )
+
+    rows = read_jsonl(job.folder / "fused" / "trials.jsonl")
+    assert {len(row["settings"]) for row in rows} == {4}
+    assert rows[0]["settings"]["fuse_weight"] == 0.5
+    best = min(rows, key=lambda row: row["rates"]["wer"])
+    assert found.config.fuse_weight == best["settings"]["fuse_weight"]
+    assert f"fuse_weight {found.config.fuse_weight:.3f}" in found.table()
+    assert found.to_dict()["fuse_weight"] == found.config.fuse_weight
+    (reading, *_) = transcribe(
+        job.model,
+        job.recording,
+        lm=job.lm,
+        preset=str(found.settings),
+        fuse=second,
+        fuse_weight=0.25,
+        nbest=2,
+    ).readings
+    assert reading.parts is not None
+    said = NeuralModel.load(second).score_sentence(reading.text)
+    assert reading.parts.fusion == pytest.approx(0.25 * said, rel=1e-5)
+    assert reading.parts.total == pytest.approx(reading.score)
+    measured = evaluate(
+        job.model, str(job.corpus.test), lm=job.lm, preset=str(found.settings), fuse=second
+    )
+    assert measured.search["search"]["fuse_weight"] == found.config.fuse_weight
 
 
 @dataclass(frozen=True)
