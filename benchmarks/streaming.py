@@ -2,11 +2,14 @@
 
     python -m benchmarks.streaming MODEL MANIFEST [--dtype auto] [--out PAGE]
 
-MANIFEST lists recordings (JSON lines with "audio"). Two parts:
+MANIFEST lists recordings (JSON lines with "audio"). Three parts:
 
 Text: each of the first recordings, and all of them joined, goes through `unheard.transcribe` in
 windows, and through a stream in random pieces with partial texts on the way; the final texts, and
 all words with their times, must be equal. In windows of 15 and of 4 seconds.
+
+Accuracy, where the manifest has texts: the character error rate of all of them joined, by the
+length of the windows.
 
 Time: one live stream on one core, pieces of 0.1 s that come at the speed of sound. The clock is
 simulated: a piece arrives when it would; the computation takes as long as it took, measured as
@@ -40,6 +43,8 @@ from unheard.inference.engine import Engine
 from unheard.inference.pipeline import Source, hear
 from unheard.inference.streaming import Listener
 from unheard.inference.windows import WindowPlan, plan_windows
+from unheard.text import normalize
+from unheard.text.error_rate import char_errors
 
 PIECE_SECONDS = 0.1
 WINDOWS_SECONDS = (15.0, 4.0)
@@ -140,6 +145,13 @@ def live(engine: Engine, sound: NDArray[np.float32], window_seconds: float, hop:
     return found
 
 
+def error_rate(engine: Engine, said: str, heard: str) -> float:
+    """Character error rate after the normaliser that the model was trained with."""
+    name = engine.bundle.provenance.get("normalizer")
+    normalise = normalize.get(name if isinstance(name, str) else "none-1")
+    return char_errors(normalise(said), normalise(heard)).rate
+
+
 def cell(values: Sequence[float], quantile: float) -> str:
     return f"{float(np.quantile(values, quantile)):.2f}" if values else "-"
 
@@ -180,6 +192,14 @@ def main() -> int:
             f"| {window_seconds:g} s | {equal} of {len(sounds)} | "
             f"{'equal' if whole else 'DIFFERENT'} ({length}) |"
         )
+    if all(row.get("text") for row in rows[: options.files]):
+        said = " ".join(row["text"] for row in rows[: options.files])
+        lines += ["", "## Accuracy by the length of windows", ""]
+        lines += ["| windows | character error rate, all joined |", "|---|---|"]
+        for window_seconds in (30.0, 15.0, 8.0, 6.0, 5.0, 4.0, 3.5):
+            reading = in_windows(engine, joined, window_seconds)
+            rate = error_rate(engine, said, reading.text if reading else "")
+            lines.append(f"| {window_seconds:g} s | {rate:.4f} |")
     lines += ["", "## Latency and load of one live stream on one core", ""]
     lines += [
         "| windows | partial p50 | partial p95 | partial texts a minute | load | load, all runs | "
