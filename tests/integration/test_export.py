@@ -26,6 +26,7 @@ from unheard.interop.onnx.folder import plan_outputs
 from unheard.interop.onnx.network import choose_outputs
 from unheard.tasks import export as task
 
+ASSETS = Path(__file__).parents[1] / "assets" / "fairseq"
 SPEC = InputSpec(normalize=True)
 
 
@@ -106,6 +107,30 @@ def test_the_graph_writes_what_the_model_writes(changes: dict[str, object], tmp_
         expected = our_text(bundle, sound(seconds))
         assert len(set(expected)) >= (4 if seconds > 0.1 else 0)
         assert model.transcribe(sound(seconds)).text == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "language"),
+    [
+        ("mms_stacked.pt", "azj-script_latin"),
+        ("mms_table.pt", "azj-script_latin"),
+        ("wav2vec2_base_ctc_old", None),
+        ("wav2vec2_large_ctc.pt", None),
+    ],
+)
+def test_models_of_fairseq_and_mms(stored: str, language: str | None, tmp_path: Path) -> None:
+    result = unheard.export(ASSETS / stored, tmp_path / "out", adapter=language, int8=True)
+    assert result.agreement.max_error < 1e-4
+    assert result.agreement.same_symbol == 1.0
+    assert result.int8_agreement is not None
+    assert 1e-4 < result.int8_agreement.max_error < 0.5
+    bundle = unheard.load_model(ASSETS / stored, adapter=language)
+    assert bundle.alphabet is not None
+    hidden = bundle.alphabet.special
+    assert result.symbols == len(bundle.alphabet) - len(hidden)
+    assert hidden
+    assert any(", ".join(hidden[:1]) in warning for warning in result.warnings)
+    assert (language or "") in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_page_of_the_folder_runs(

@@ -20,6 +20,7 @@ EXTRAS = {
     "demo": ("espeakng_loader",),
     "hub": ("huggingface_hub",),
     "microphone": ("sounddevice",),
+    "onnx": ("onnx", "onnxruntime"),
     "ray": ("ray",),
     "remote": ("fsspec",),
     "track": ("tensorboard",),

@@ -57,6 +57,9 @@ __all__ = ["Export", "TextCheck", "export"]
 MAX_ERROR = 1e-3
 """Largest difference of a log-probability between graph and model that is exported [nats]."""
 
+_SAY_SECONDS = 10.0
+"""Time between two words on how far a check is [seconds]."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -376,7 +379,12 @@ def _check_texts(
     texts: dict[str, list[str]] = {name: [] for name in scores}
     kept: list[Utterance] = []
     unreadable: list[str] = []
-    for utterance in utterances:
+    logger.info("transcribing %d utterances with %s", len(utterances), ", ".join(scores))
+    said = time.monotonic()
+    for number, utterance in enumerate(utterances):
+        if time.monotonic() - said > _SAY_SECONDS:
+            logger.info("%d of %d utterances", number, len(utterances))
+            said = time.monotonic()
         try:
             waveform = io.read(
                 audio_path(utterance, folder),

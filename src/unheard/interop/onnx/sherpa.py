@@ -83,7 +83,7 @@ def remarks(alphabet: Alphabet, spec: InputSpec, encoder: EncoderConfig) -> tupl
     if not spec.normalize:
         found.append(
             "it normalises recordings, which this network was trained without; its first norm "
-            "undoes that up to a rounding constant, which matters for very soft recordings"
+            "undoes that, but for a constant that matters in very soft recordings"
         )
     if encoder.stride_samples != round(_STRIDE_SECONDS * spec.sample_rate):
         seconds = encoder.stride_samples / spec.sample_rate
