@@ -186,7 +186,7 @@ def evaluate(
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
         fuse: Transformer language model that judges the words of all readings while the search
-            goes on; slower than `rescore`.
+            goes on.
         fuse_weight: of its natural log-probability; 0.5 by default.
         normalizer: name of the normaliser for both sides; None takes the one that the model was
             fine-tuned with, or none if it does not say.

@@ -248,7 +248,7 @@ def transcribe(
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
         fuse: Transformer language model that judges the words of all readings while the search
-            goes on; slower than `rescore`.
+            goes on.
         fuse_weight: of its natural log-probability; 0.5 by default.
         nbest: readings of each recording to keep, in `Transcript.readings`.
         word_times: keep the words with their times and confidence.
@@ -362,7 +362,7 @@ def transcribe_files(
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
         fuse: Transformer language model that judges the words of all readings while the search
-            goes on; slower than `rescore`.
+            goes on.
         fuse_weight: of its natural log-probability; 0.5 by default.
         nbest: readings of each recording to keep, in the records.
         scores: keep what the scores of the readings are made of too; on the standard output, print
