@@ -217,7 +217,7 @@ def export(
             if name == GRAPH_FILE and refusal is None and not bundle.input_spec.normalize:
                 heard = compare(reference, after_norm(found, sherpa.NORMALIZE_EPSILON), batches)
                 measured.append(f"With the sound normalised, as by sherpa-onnx: {_say(heard)}.")
-            if utterances is not None:  # else one graph at a time is in memory
+            if utterances is not None:  # else it need not stay in memory
                 scores[name] = found
         if int8:
             measured.append(
