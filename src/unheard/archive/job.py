@@ -111,6 +111,8 @@ def archive(
     hot_words: str | None = None,
     rescore: str | os.PathLike[str] | None = None,
     rescore_weight: float | None = None,
+    fuse: str | os.PathLike[str] | None = None,
+    fuse_weight: float | None = None,
     nbest: int = 1,
     word_times: bool = True,
     padding: Literal["masked", "zeros"] | None = None,
@@ -145,7 +147,7 @@ def archive(
         threads: processors of each worker; 1 by default, 4 beside an accelerator.
         adapter: for a model with an adapter for each language, the language, such as "kmr".
         lm: n-gram model to search with: an ARPA file (.arpa, .arpa.gz) or our own (.unheard-lm).
-            With this or any of the next nine, a beam search takes the place of greedy reading
+            With this or any of the next eleven, a beam search takes the place of greedy reading
             (docs/decoding.md).
         lexicon: file of the words that may be written; any text may be without one.
         preset: settings of the search by name ("wav2vec2-librispeech-10m-4gram", "pyctcdecode",
@@ -158,6 +160,9 @@ def archive(
         rescore: Transformer language model (a folder of `unheard lm train --kind transformer`) that
             puts the readings of the search in order.
         rescore_weight: of its natural log-probability; 0.5 by default.
+        fuse: Transformer language model that judges the words of all readings while the search
+            goes on.
+        fuse_weight: of its natural log-probability; 0.5 by default.
         nbest: readings of each recording to keep, in the records.
         word_times: keep the words with their times and confidence.
         padding: how padding in a batch is treated, instead of what the model says.
@@ -213,6 +218,8 @@ def archive(
             hot_words=hot_words,
             rescore=None if rescore is None else _absolute(rescore),
             rescore_weight=rescore_weight,
+            fuse=None if fuse is None else _absolute(fuse),
+            fuse_weight=fuse_weight,
             nbest=nbest,
         ),
         settings={},

@@ -50,6 +50,8 @@ class Stream:
         hot_words: str | None = None,
         rescore: str | os.PathLike[str] | None = None,
         rescore_weight: float | None = None,
+        fuse: str | os.PathLike[str] | None = None,
+        fuse_weight: float | None = None,
         padding: Literal["masked", "zeros"] | None = None,
         dtype: Dtype = "auto",
         device: str = "cpu",
@@ -63,7 +65,7 @@ class Stream:
         Args:
             model: a loaded model, or what `load_model` takes.
             adapter: for a model with an adapter for each language, the language, such as "kmr".
-            lm: n-gram model to search with; this and the next eight as in `transcribe`.
+            lm: n-gram model to search with; this and the next ten as in `transcribe`.
             lexicon: file of the words that may be written.
             preset: settings of the search by name.
             beam: hypotheses kept after each frame.
@@ -73,6 +75,8 @@ class Stream:
             rescore: Transformer language model that chooses among the readings at the end. With
                 it nothing is certain before.
             rescore_weight: of its natural log-probability.
+            fuse: Transformer language model in the beam.
+            fuse_weight: of its natural log-probability.
             padding: instead of the one in the model's input spec.
             dtype: of the matrix products.
             device: where to load the model, unless it is loaded.
@@ -96,6 +100,8 @@ class Stream:
             hot_words=hot_words,
             rescore=rescore,
             rescore_weight=rescore_weight,
+            fuse=fuse,
+            fuse_weight=fuse_weight,
         )
         engine = Engine(
             as_bundle(model, adapter=adapter, device=device), dtype=dtype, padding=padding
