@@ -196,6 +196,9 @@ def _ended(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
+    # It need not watch what hardly takes memory and tells of its progress itself.
+    context.memory_usage_poll_interval_s = None
+    context.issue_detectors_config.detectors = []
     data = ray.data.from_items(
         [asdict(ticket) for ticket in tickets],
         override_num_blocks=min(len(tickets), MOST_BLOCKS),
@@ -259,7 +262,8 @@ def _joined(ray: Any, pool: Pool) -> Iterator[None]:
                 except (ConnectionError, ValueError, RuntimeError) as error:
                     raise ConfigError(
                         f"Cannot join the cluster at {pool.address!r}: {_last_line(error)} Check "
-                        "the address (ray status), or leave it out to work on this machine alone."
+                        "the address (ray status). A cluster that asks for a token needs "
+                        "RAY_AUTH_MODE=token here too. Without an address, this machine works alone."
                     ) from error
             else:
                 _sweep()
