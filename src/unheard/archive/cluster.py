@@ -263,7 +263,7 @@ def _joined(ray: Any, pool: Pool) -> Iterator[None]:
                     raise ConfigError(
                         f"Cannot join the cluster at {pool.address!r}: {_last_line(error)} Check "
                         "the address (ray status). A cluster that asks for a token needs "
-                        "RAY_AUTH_MODE=token here too. Without an address, this machine works alone."
+                        "RAY_AUTH_MODE=token here too. Without an address this machine works."
                     ) from error
             else:
                 _sweep()
