@@ -53,6 +53,7 @@ def test_help_lists_every_verb_on_standard_output(capsys: pytest.CaptureFixture[
         "inspect",
         "convert",
         "export",
+        "bench",
         "demo",
         "doctor",
     ):

@@ -49,7 +49,7 @@ millisecond a product: recordings of any length then share that of few shapes.""
 FREE_TAPS = 32
 """Taps of a bfloat16 product that take no longer than fewer would."""
 SCORE_BYTES = 1_500_000
-"""Attention scores computed at a time [bytes]: what the caches of two cores hold."""
+"""Attention scores that a thread computes at a time [bytes]: what the caches of a core hold."""
 SMALLEST_SUM = 2.0**-100
 """Smallest sum of attention scores, and one over the largest, that float32 and bfloat16 still
 divide and multiply without loss."""
@@ -412,8 +412,9 @@ def attend(joined: Tensor, heard: Tensor, *, frames: int, heads: int) -> None:
     query, key, value = joined.view(length, 3, heads, -1).permute(1, 2, 0, 3)
     result = heard.view(length, heads, -1).transpose(0, 1)
     head_bytes = length * length * joined.element_size()
-    together = max(1, min(heads, SCORE_BYTES // head_bytes))
-    step = max(1, min(length, SCORE_BYTES // (length * joined.element_size())))
+    room = SCORE_BYTES * torch.get_num_threads()
+    together = max(1, min(heads, room // head_bytes))
+    step = max(1, min(length, room // (length * joined.element_size())))
     sums = torch.empty(heads, length, 1)
     if together > 1:
         for head in range(0, heads, together):

@@ -128,6 +128,7 @@ def test_attention_in_stretches_is_attention(
 ) -> None:
     """One row, some rows, and several heads at a time."""
     monkeypatch.setattr(cpu_network, "SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     generator = torch.Generator().manual_seed(1)
     joined = torch.randn(48, 3 * 32, generator=generator)
     joined[41:] = 0
@@ -155,6 +156,7 @@ def test_scores_beyond_the_range_of_the_type_are_still_a_softmax(
 ) -> None:
     """Two to the thousand is no number, and two to minus a thousand is none to divide by."""
     monkeypatch.setattr(cpu_network, "SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     generator = torch.Generator().manual_seed(2)
     joined = torch.randn(32, 3 * 32, generator=generator)
     joined[:, :32] = joined[:, :32].abs() * loudness
