@@ -9,6 +9,10 @@ its own part is kept. A network whose frames see less than that gives the very n
 over the whole recording; a Transformer hears the window in place of the whole recording, which is
 also what it was trained on.
 
+A pause ends a word. A network that learnt from utterances writes no word boundary where its sound
+ends, so behind a seam in a pause the last word of one window and the first of the next would become
+one: where a window does not end with a boundary, its last frame is made one, nine parts of ten.
+
 A window in which nothing stands out of the noise (digital silence, hiss, hum) is not run: it is
 blank, and times stay exact.
 
@@ -39,6 +43,8 @@ SEARCH_SECONDS = 6.0
 """How far before its latest place a seam is looked for [seconds]."""
 CONTEXT_SECONDS = 1.5
 """Sound heard beyond a seam that is no pause [seconds]."""
+BOUNDARY_SHARE = 0.9
+"""Probability of a word boundary in a pause between two windows."""
 BLANK_NATS = -30.0
 """Log-probability of what is not the blank in a window that was not run [nats]."""
 
@@ -132,6 +138,7 @@ class Window:
         first_frame: the window's first frame, counted from the start of the recording.
         keep_start: first frame to keep, counted within the window.
         keep_stop: one past the last frame to keep, counted within the window.
+        ends_in_pause: whether a pause is where what is kept of it ends, and another one follows.
         is_steady: whether nothing in it stands out of the noise: there is nothing to hear.
     """
 
@@ -139,6 +146,7 @@ class Window:
     first_frame: int
     keep_start: int
     keep_stop: int
+    ends_in_pause: bool = False
     is_steady: bool = False
 
 
@@ -233,6 +241,7 @@ class WindowCutter:
             first_frame=self._start_frame,
             keep_start=self._kept_frames - self._start_frame,
             keep_stop=keep_stop,
+            ends_in_pause=in_pause,
             is_steady=is_steady(active[: self._meter.step_at(num_samples)]),
         )
         self._buffer[: self._held - begin] = self._buffer[begin : self._held].copy()
@@ -322,7 +331,8 @@ def kept_log_probs(engine: Engine, windows: Sequence[Window]) -> list[Tensor]:
     """Run windows as one batch, without those in which there is nothing to hear.
 
     Returns:
-        For each window the log-probabilities (frames, vocab) of its kept frames.
+        For each window the log-probabilities (frames, vocab) of its kept frames, with a word
+        boundary where it ends in a pause.
     """
     if engine.bundle.alphabet is None:
         # Which symbol is the blank is not known, so silence is run too.
@@ -336,9 +346,27 @@ def kept_log_probs(engine: Engine, windows: Sequence[Window]) -> list[Tensor]:
     return [
         _blank(engine, window.keep_stop - window.keep_start)
         if window.is_steady
-        else next(outputs)[window.keep_start : window.keep_stop]
+        else _kept(engine, window, next(outputs))
         for window in windows
     ]
+
+
+def _kept(engine: Engine, window: Window, log_probs: Tensor) -> Tensor:
+    """Take the kept frames of a window's log-probabilities, and end a word at a pause."""
+    kept = log_probs[window.keep_start : window.keep_stop]
+    alphabet = engine.alphabet
+    if not window.ends_in_pause or alphabet.word_boundary is None:
+        return kept
+    best = kept.argmax(dim=1)
+    said = best[best != alphabet.blank_id]
+    boundary = alphabet.tokens.index(alphabet.word_boundary)
+    if said.shape[0] == 0 or int(said[-1]) == boundary:
+        return kept
+    kept = kept.clone()
+    kept[-1] += math.log1p(-BOUNDARY_SHARE)
+    share = torch.tensor(math.log(BOUNDARY_SHARE), dtype=kept.dtype)
+    kept[-1, boundary] = torch.logaddexp(kept[-1, boundary], share)
+    return kept
 
 
 def _blank(engine: Engine, frames: int) -> Tensor:

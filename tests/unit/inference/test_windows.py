@@ -7,7 +7,14 @@ from tests.mixed_recordings import make_bundle, make_sound
 
 from unheard.errors import ConfigError
 from unheard.inference.engine import Engine
-from unheard.inference.windows import WindowPlan, cut_windows, plan_windows, stream_log_probs
+from unheard.inference.windows import (
+    WindowPlan,
+    cut_windows,
+    kept_log_probs,
+    plan_windows,
+    stream_log_probs,
+)
+from unheard.models.ctc import CtcModel
 
 
 def plan_for(engine, **seconds):
@@ -120,6 +127,34 @@ def test_a_window_without_sound_is_blank_and_not_run(monkeypatch):
     # The same model does write something there when it is asked to.
     (heard,) = log_probs([hiss[10 * 16_000 : 20 * 16_000]])
     assert (heard.argmax(dim=-1) != engine.alphabet.blank_id).any()
+
+
+def test_a_pause_between_windows_ends_a_word():
+    bundle = make_bundle(seed=1)
+    assert isinstance(bundle.model, CtcModel)
+    with torch.no_grad():
+        # A network that never writes a boundary by itself.
+        bundle.model.head.bias[1] = -1e4
+    engine = Engine(bundle, dtype="float32")
+    plan = plan_for(engine)
+    sound = make_sound(np.random.default_rng(5), seconds=40.0) * make_syllables(40.0)
+    for start in np.arange(4.0, 38.0, 4.1):
+        sound[round(start * 16_000) : round((start + 0.4) * 16_000)] = 0
+    seams = 0
+    for window in cut_windows([sound], plan):
+        (kept,) = kept_log_probs(engine, [window])
+        (alone,) = engine.log_probs([window.samples])
+        alone = alone[window.keep_start : window.keep_stop]
+        assert torch.equal(kept[:-1], alone[:-1])
+        if window.ends_in_pause:
+            seams += 1
+            assert int(kept[-1].argmax()) == 1
+            assert kept[-1].exp().sum() == pytest.approx(1.0)
+            others = [0, *range(2, kept.shape[1])]
+            assert torch.allclose(kept[-1, others].exp(), 0.1 * alone[-1, others].exp())
+        else:
+            assert torch.equal(kept, alone)
+    assert seams >= 3
 
 
 def test_emissions_without_an_alphabet_run_silence_too():
