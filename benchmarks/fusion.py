@@ -186,11 +186,11 @@ def blocks(decoders: Mapping[str, Decoder], heard: Sequence[Emissions]) -> Itera
     found, seconds = search(ordered, heard)
     least = scores(found)
     for frames in BLOCKS:
-        for alike in (1, None):
+        for alike in (1, own.beam):
             decoder = fused.with_config(replace(own, fuse_frames=frames, alike=alike))
             found, taken = search(decoder, heard)
             yield (
-                f"{frames} frames | {alike or 'all'} | {np.mean(scores(found) - least):+.2f} "
+                f"{frames} frames | {'all' if alike == own.beam else alike} | {np.mean(scores(found) - least):+.2f} "
                 f"| {taken / seconds:.1f} x"
             )
 

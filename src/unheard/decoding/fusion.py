@@ -14,8 +14,10 @@ readings that end a word would compete with readings that only put it off.
 
 What is approximate, then, is the pruning alone: within a block readings compete without the second
 model's opinion of their newest words. With nothing pruned the result is exact, whatever the block.
-Readings are never recombined: each text is followed by itself, and where a full beam would keep one
-of those that an n-gram model cannot tell apart, here it keeps all (unless `alike` says otherwise).
+Readings are never recombined, each text is followed by itself. But a full beam still keeps only
+`alike` of those that the n-gram model cannot tell apart, though the second model can: the best by
+the scores of both. To keep more of them made the best reading worse, since the beam then holds
+fewer different ends (benchmarks/fusion.py).
 
 A text of more than `WINDOW_WORDS` words is judged in stretches that overlap by half.
 """
@@ -78,11 +80,7 @@ class FusedDecoder:
         self._config = config = search.config
         self.scorer = scorer
         self.search = search.with_config(
-            replace(
-                config,
-                lm_weight=config.lm_weight + config.fuse_weight,
-                alike=config.alike or config.beam,
-            )
+            replace(config, lm_weight=config.lm_weight + config.fuse_weight)
         )
 
     @property

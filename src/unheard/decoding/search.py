@@ -55,7 +55,7 @@ class SearchConfig:
             [nats].
         nbest: readings to return.
         alike: how many texts that its language model cannot tell apart a full beam keeps; None
-            for as many as `nbest`, and with a second model in the beam for all.
+            for as many as `nbest`.
         fuse_weight: factor of the natural log-probability of a second model in the beam; of no
             effect without one (`unheard.decoding.fusion`).
         fuse_frames: after how many frames that model judges the words ended since.
