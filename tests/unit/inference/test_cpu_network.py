@@ -1,6 +1,7 @@
 """The network laid out for a CPU against the plain one, of which it is a rearrangement."""
 
 import itertools
+import platform
 from dataclasses import replace
 from typing import Any
 
@@ -284,3 +285,14 @@ def test_the_weights_are_those_of_the_first_use() -> None:
             parameter.mul_(1.5)
     assert largest(engine.log_probs(sounds), before) == 0
     assert largest(Engine(bundle, dtype="float32").log_probs(sounds), before) > 0.01
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available(),
+    reason="only x86 has oneDNN's packed products",
+)
+def test_torch_still_has_the_operators_that_it_does_not_document() -> None:
+    """Without them everything works, at a third of the speed: nobody would notice."""
+    assert products.has_packed_products()
+    assert hasattr(torch.ops.onednn, "qlinear_pointwise")
+    assert hasattr(torch.ops.onednn, "qlinear_prepack")
