@@ -189,10 +189,9 @@ def blocks(decoders: Mapping[str, Decoder], heard: Sequence[Emissions]) -> Itera
         for alike in (1, own.beam):
             decoder = fused.with_config(replace(own, fuse_frames=frames, alike=alike))
             found, taken = search(decoder, heard)
-            yield (
-                f"{frames} frames | {'all' if alike == own.beam else alike} | {np.mean(scores(found) - least):+.2f} "
-                f"| {taken / seconds:.1f} x"
-            )
+            kept = "all" if alike == own.beam else alike
+            gain = np.mean(scores(found) - least)
+            yield f"{frames} frames | {kept} | {gain:+.2f} | {taken / seconds:.1f} x"
 
 
 def search(decoder: Decoder, heard: Sequence[Emissions]) -> tuple[list[list[Hypothesis]], float]:

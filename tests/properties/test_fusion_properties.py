@@ -252,13 +252,13 @@ def test_a_beam_keeps_what_only_the_second_model_likes(tmp_path):
     words = ["a", "b", "ab", "ba", "aa", "bb", "abb"]
     lm = prefix_cases.random_model(tmp_path, rng, units="word", words=words)
     scorer = ByLetters(6)
-    config = SearchConfig(beam=8, lm_weight=0.0, fuse_weight=2.0, fuse_frames=2)
+    config = SearchConfig(beam=16, lm_weight=0.0, fuse_weight=2.0, fuse_frames=2)
     for search in (
         LexiconDecoder(Lexicon.from_words(words, LETTERS), lm=lm, config=config),
         PrefixDecoder(LETTERS, lm=lm, config=config),
     ):
         fused = FusedDecoder(search, scorer)
-        plain = search.with_config(SearchConfig(beam=8, nbest=8, lm_weight=2.0))
+        plain = search.with_config(SearchConfig(beam=16, nbest=16, lm_weight=2.0))
         gains = []
         for _ in range(30):
             emissions = prefix_cases.long_case(rng, LETTERS, 40)
