@@ -369,7 +369,7 @@ class PrefixStream:
     def unjudged(self, first: int) -> list[NewHistory]:
         """Name the histories in the beam that were not judged, and number them from `first` on."""
         self._check_open()
-        _sweep(self._working, self._scoring)
+        _sweep(self._working)
         numbers, above = self._prefixes(), self._words_above()
         is_new = (above == np.arange(len(above))) & (numbers[:, kernel.JUDGED] == 0)
         is_new[0] = False  # nothing is before the root
@@ -489,7 +489,7 @@ class PrefixStream:
             rows = rows[kernel.advance(self._scoring, self._limits, self._working, rows) :]
             if not rows.shape[0]:
                 return
-            _sweep(self._working, self._scoring)
+            _sweep(self._working)
             self._working = _enlarge(self._working, self._limits)
 
     def _symbols(self, node: int) -> list[int]:
@@ -675,13 +675,9 @@ def _allocate(limits: kernel.Limits, vocab: int) -> kernel.Working:
     )
 
 
-def _sweep(working: kernel.Working, scoring: kernel.Scoring) -> None:
+def _sweep(working: kernel.Working) -> None:
     """Drop what no slot needs from both trees."""
     counts = working.counts
-    slots = working.slot_numbers[counts[kernel.SIDE], : counts[kernel.SLOTS]]
-    # After a boundary there is one path, in the place of the blank; the other place is not kept up.
-    last = slots[:, kernel.LAST_SYMBOL]
-    slots[(last < 0) | (last == scoring.boundary), kernel.N_ENTRY] = -1
     kernel.sweep(
         working,
         np.full(counts[kernel.PREFIXES], -1, np.int32),
@@ -694,7 +690,7 @@ def _forget(working: kernel.Working, scoring: kernel.Scoring, depth: int) -> Non
 
     If it ends in a boundary, the frames of that are now boundaries before the first symbol.
     """
-    _sweep(working, scoring)
+    _sweep(working)
     counts, numbers, entries = working.counts, working.prefix_numbers, working.entry_numbers
     slots = working.slot_numbers[counts[kernel.SIDE], : counts[kernel.SLOTS]]
     for slot in slots:
@@ -723,7 +719,7 @@ def _forget(working: kernel.Working, scoring: kernel.Scoring, depth: int) -> Non
     numbers[:kept, kernel.DEPTH] -= depth
     slots[:, kernel.NODE] -= depth
     counts[kernel.PREFIXES] = kept
-    _sweep(working, scoring)
+    _sweep(working)
 
 
 def _enlarge(working: kernel.Working, limits: kernel.Limits) -> kernel.Working:
