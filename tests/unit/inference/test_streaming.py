@@ -131,12 +131,14 @@ def test_any_cut_gives_the_text_of_the_windows(engine, decoders, sound, kind, lo
 
 
 def test_with_a_second_model_all_is_certain_at_the_end(engine, decoders, sound):
-    class ShortIsGood:
+    class LateLettersAreGood:
         def score_sentences(self, texts):
-            return np.array([-float(len(text)) for text in texts])
+            return np.array([float(sum(map(ord, text))) for text in texts])
 
     several = decoders["prefix"].with_config(replace(decoders["prefix"].config, nbest=5))
-    decoder = RescoringDecoder(several, ShortIsGood(), config=RescoreConfig(weight=30.0), nbest=1)
+    decoder = RescoringDecoder(
+        several, LateLettersAreGood(), config=RescoreConfig(weight=30.0), nbest=1
+    )
     listener = Listener(engine, decoder, plan_of(engine))
     partial = ""
     for part in np.array_split(sound, 12):
