@@ -85,7 +85,7 @@ def _survive_unreadable(compiled: Any) -> None:
 def _date_with_callees(compiled: Any) -> None:
     """Make what is kept as young as the modules of all compiled functions that are called."""
     kept = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    if not hasattr(kept, "_source_stamp"):
+    if kept is None or not hasattr(kept, "_source_stamp"):
         return
     kept._source_stamp = [kept._source_stamp, *_stamps(compiled.py_func)]
 
