@@ -218,11 +218,12 @@ def best_frames(log_probs: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float3
     """Find the winner of each frame of (frames, vocab): its id and its log-probability."""
     if log_probs.shape[0] == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.float32)
-    best = log_probs.max(dim=-1)
-    return (
-        best.indices.cpu().numpy().astype(np.int32),
-        best.values.float().cpu().numpy(),
-    )
+    # Not by torch: its own threads, in each thread that searches, would hold up the network's.
+    rows = log_probs.detach().cpu()
+    scores = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
+    token_ids = scores.argmax(axis=-1)
+    best = np.take_along_axis(scores, token_ids[:, None], axis=-1)[:, 0]
+    return token_ids.astype(np.int32), best.astype(np.float32)
 
 
 def _whole_words(token_ids: Sequence[int], alphabet: Alphabet) -> int:
