@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from unheard.training import precision
 from unheard.training.precision import autocast, resolve_precision
 
 CPU = torch.device("cpu")
