@@ -285,7 +285,7 @@ def check_source(file: str | os.PathLike[str] | None) -> None:
 def _load_sounddevice() -> Any:
     """Import the library that opens microphones."""
     try:
-        import sounddevice
+        import sounddevice  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             "sounddevice", extra="microphone", purpose="Listening to a microphone"
