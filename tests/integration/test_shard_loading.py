@@ -151,8 +151,10 @@ def test_an_epoch_holds_the_same_whatever_the_number_of_processes(shards: Path) 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGSTOP"])
 def test_a_worker_that_is_lost_ends_the_loading_with_its_name_and_the_file(
-    shards: Path, name: str
+    shards: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On a busy machine the second worker may still be starting, which it has longer for.
+    monkeypatch.setattr("unheard.data.workers._START_SECONDS", 25.0)
     with open_shards(shards / "shards", shards / "work", workers=2, patience_seconds=1.0) as store:
         batches = Prefetch(source_of(store), Position())
         stream = iter(batches)
