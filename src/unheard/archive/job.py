@@ -413,7 +413,7 @@ def _run(job: Job, plan: Plan, pool: Pool | None, *, shown: bool) -> Outcome:
         return Outcome()
     if shown:
         print(
-            f"recordings to transcribe: {plan.pending}"
+            f"{plan.pending} recordings to transcribe"
             + (f"; {plan.done + plan.failed} have a record" if plan.done + plan.failed else ""),
             file=sys.stderr,
             flush=True,
