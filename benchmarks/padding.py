@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from benchmarks.inference import SHAPES
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,20 +35,6 @@ from unheard.errors import AudioError
 from unheard.inference.accelerator_network import AcceleratorNetwork
 from unheard.interop.bundle import ModelBundle
 from unheard.text.alphabet import Alphabet
-
-KINDS: dict[str, dict[str, Any]] = {
-    "base": {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False},
-    "large": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "feat_extract_norm": "layer",
-        "do_stable_layer_norm": True,
-        "conv_bias": True,
-    },
-}
-"""What differs from the defaults of transformers, which are the shape of Base."""
 
 TITLES = {
     "base": "Base kind: group norm over time",
@@ -223,7 +210,7 @@ def balance_head(model: Any, logits: Sequence[Tensor]) -> None:
 def measure(kind: str, utterances: Sequence[Samples], *, batch_size: int) -> list[Row]:
     """Measure one kind of network."""
     torch.manual_seed(0)
-    settings = KINDS[kind] | {"vocab_size": len(ALPHABET)}
+    settings = SHAPES[kind] | {"vocab_size": len(ALPHABET)}
     theirs = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**settings))
     theirs = theirs.eval()
     single = their_scorer(theirs, attention_mask=False)
@@ -317,7 +304,7 @@ def main() -> None:
     """Measure and print; with --write also into benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recordings", type=Path, help="folder with utterances of speech")
-    parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=tuple(SHAPES), default=list(SHAPES))
     parser.add_argument("--utterances", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--longest-seconds", type=float, default=12.0)

@@ -342,6 +342,26 @@ def common_prefix(working: Working) -> int:
 
 
 @inner
+def _sink(scores, slots, symbols, size, score, slot, symbol):
+    """Put a candidate in place of a heap's top, and let it sink to where it belongs."""
+    place = 0
+    below = 1
+    while below < size:
+        if below + 1 < size and scores[below + 1] < scores[below]:
+            below += 1
+        if score <= scores[below]:
+            break
+        scores[place] = scores[below]
+        slots[place] = slots[below]
+        symbols[place] = symbols[below]
+        place = below
+        below = 2 * place + 1
+    scores[place] = score
+    slots[place] = slot
+    symbols[place] = symbol
+
+
+@inner
 def _push(scores, slots, symbols, size, room, score, slot, symbol):
     """Put a candidate into the heap of the best `room` ones, the least on top; return its size.
 
@@ -358,22 +378,11 @@ def _push(scores, slots, symbols, size, room, score, slot, symbol):
             slots[place] = slots[above]
             symbols[place] = symbols[above]
             place = above
-    else:
-        place = 0
-        below = 1
-        while below < size:
-            if below + 1 < size and scores[below + 1] < scores[below]:
-                below += 1
-            if score <= scores[below]:
-                break
-            scores[place] = scores[below]
-            slots[place] = slots[below]
-            symbols[place] = symbols[below]
-            place = below
-            below = 2 * place + 1
-    scores[place] = score
-    slots[place] = slot
-    symbols[place] = symbol
+        scores[place] = score
+        slots[place] = slot
+        symbols[place] = symbol
+        return size
+    _sink(scores, slots, symbols, size, score, slot, symbol)
     return size
 
 
@@ -643,25 +652,11 @@ def _extend(scoring, limits, working, row, boundary_sum, size, best):
 def _sort(scores, slots, symbols, size):
     """Put the heap in order, best first."""
     for last in range(size - 1, 0, -1):
-        score, slot, symbol = scores[last], slots[last], symbols[last]
+        score, slot, symbol = scores[last], np.int64(slots[last]), np.int64(symbols[last])
         scores[last] = scores[0]
         slots[last] = slots[0]
         symbols[last] = symbols[0]
-        place = 0
-        below = 1
-        while below < last:
-            if below + 1 < last and scores[below + 1] < scores[below]:
-                below += 1
-            if score <= scores[below]:
-                break
-            scores[place] = scores[below]
-            slots[place] = slots[below]
-            symbols[place] = symbols[below]
-            place = below
-            below = 2 * place + 1
-        scores[place] = score
-        slots[place] = slot
-        symbols[place] = symbol
+        _sink(scores, slots, symbols, last, score, slot, symbol)
 
 
 @inner
